@@ -1,0 +1,466 @@
+"""The one file that runs litert, tflite_runtime and onnxruntime: here, in a child, or copied to a device.
+
+It needs the standard library (Python 3.7 up), numpy, and whichever runtime it finds. One request is one folder:
+`request.json` in, `reply.json` out, arrays as .npy files, `progress.jsonl` while it works, `log` with all output.
+
+    python agent.py FOLDER      answer one request and exit
+    python agent.py --serve     answer the folders named on standard input, a line each; "done" after each
+
+A request has a `verb` (info, describe, run) or, where edgedl itself is installed, a `call` of "module:function".
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__" and sys.path and os.path.isdir(sys.path[0]):
+    # Beside this file lie modules such as types.py, which would hide the standard library's.
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != os.path.dirname(os.path.abspath(__file__))]
+
+import importlib
+import json
+import platform
+import threading
+import time
+import traceback
+
+if False:  # typing names, without a typing import that old interpreters lack
+    from typing import Any, Iterator
+
+MODULES = {
+    "litert": "ai_edge_litert.interpreter",
+    "tflite-runtime": "tflite_runtime.interpreter",
+    "onnxruntime": "onnxruntime",
+}
+CHUNK_SAMPLES = 256
+STATEFUL_OPS = ("SEQUENCE", "SVDF", "VARIABLE", "VAR_HANDLE", "CALL_ONCE")
+ONNX_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
+
+_loaded = {}  # type: dict[str, Any]
+_last_progress = [0.0]
+
+
+class RefusedError(Exception):
+    """The request does not fit the file: an InputError on the other side."""
+
+
+def progress(stage: str, done: int, total: int) -> None:
+    """Tell whoever waits how far this call is; at most ten times a second, and always at the end."""
+    path = os.environ.get("EDGEDL_PROGRESS")
+    now = time.monotonic()
+    if not path or (done < total and now - _last_progress[0] < 0.1):
+        return
+    _last_progress[0] = now
+    with open(path, "a", encoding="utf-8") as f:
+        f.write(json.dumps({"stage": stage, "done": int(done), "total": int(total)}) + "\n")
+
+
+# ---- the runtimes -------------------------------------------------------------------------------------------------
+
+
+class TFLiteModel:
+    """A .tflite file in litert or tflite_runtime. `specs` are by signature name, in signature order."""
+
+    def __init__(self, request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> None:
+        module = importlib.import_module(MODULES[request["runtime"]])
+        kwargs = {"model_path": request["artifact"], "num_threads": request.get("threads") or 1}
+        if request.get("resolver") == "builtin":
+            kwargs["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        self.interpreter = module.Interpreter(**kwargs)
+        details = {d["index"]: d for d in self.interpreter.get_input_details()}
+        inputs, outputs = self._names()
+        for name, index in inputs.items():
+            wanted = _concrete_shape(details[index], data_shapes.get(name))
+            if wanted is not None:
+                self.interpreter.resize_tensor_input(index, wanted, strict=True)
+        self.interpreter.allocate_tensors()
+        details = {d["index"]: d for d in self.interpreter.get_input_details() + self.interpreter.get_output_details()}
+        self.inputs = [_spec(name, details[i]) for name, i in inputs.items()]
+        self.outputs = [_spec(name, details[i]) for name, i in outputs.items()]
+        ops = getattr(self.interpreter, "_get_ops_details", list)()  # type: list[dict[str, Any]]
+        self.stateful = any(word in op["op_name"] for op in ops for word in STATEFUL_OPS)
+        self._in = [s["index"] for s in self.inputs]
+        self._out = [s["index"] for s in self.outputs]
+
+    def _names(self) -> tuple[dict[str, int], dict[str, int]]:
+        signatures = getattr(self.interpreter, "_get_full_signature_list", dict)()  # type: dict[str, Any]
+        for signature in signatures.values():
+            return dict(signature["inputs"]), dict(signature["outputs"])
+        return (
+            {d["name"]: d["index"] for d in self.interpreter.get_input_details()},
+            {d["name"]: d["index"] for d in self.interpreter.get_output_details()},
+        )
+
+    def feed(self, values: list[Any]) -> None:
+        """Set the inputs, in the order of `inputs`; a recurrent model forgets the sample before."""
+        if self.stateful:
+            self.interpreter.reset_all_variables()
+        for index, value in zip(self._in, values):
+            self.interpreter.set_tensor(index, value)
+
+    def invoke(self) -> list[Any]:
+        """Run once; the outputs in the order of `outputs`."""
+        self.interpreter.invoke()
+        return [self.interpreter.get_tensor(i) for i in self._out]
+
+
+class OnnxModel:
+    """An .onnx or .ort file in onnxruntime on the CPU."""
+
+    def __init__(self, request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = request.get("threads") or 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(request["artifact"], options, providers=["CPUExecutionProvider"])
+        quantization = request.get("quantization") or {}
+        self.inputs = [_onnx_spec(v, quantization, data_shapes) for v in self.session.get_inputs()]
+        self.outputs = [_onnx_spec(v, quantization, {}) for v in self.session.get_outputs()]
+        self._names = [s["name"] for s in self.inputs]
+        self._values = {}  # type: dict[str, Any]
+
+    def feed(self, values: list[Any]) -> None:
+        """Set the inputs, in the order of `inputs`."""
+        self._values = dict(zip(self._names, values))
+
+    def invoke(self) -> list[Any]:
+        """Run once; the outputs in the order of `outputs`."""
+        return self.session.run(None, self._values)  # type: ignore[no-any-return]
+
+
+def _concrete_shape(detail: dict[str, Any], data_shape: tuple[int, ...] | None) -> list[int] | None:
+    """The shape to resize an input to where the file leaves sizes free, else None."""
+    signature = [int(v) for v in detail.get("shape_signature", detail["shape"])]
+    if -1 not in signature:
+        return None
+    found = [1, *(data_shape or [])]
+    sizes = found if len(found) == len(signature) else [1] * len(signature)
+    return [sizes[i] if v == -1 else v for i, v in enumerate(signature)]
+
+
+def _spec(name: str, detail: dict[str, Any]) -> dict[str, Any]:
+    quantization = detail["quantization_parameters"]
+    return {
+        "name": name,
+        "index": detail["index"],
+        "dtype": detail["dtype"].__name__,
+        "shape": [int(v) for v in detail["shape"]],
+        "scale": [float(v) for v in quantization["scales"]],
+        "zero_point": [int(v) for v in quantization["zero_points"]],
+    }
+
+
+def _onnx_spec(value: Any, quantization: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    shape = [v if isinstance(v, int) and v > 0 else None for v in value.shape]
+    if value.name in data_shapes and len(shape) == len(data_shapes[value.name]) + 1:
+        shape = [s if s is not None else d for s, d in zip(shape, (1,) + tuple(data_shapes[value.name]))]
+    scale, zero_point = quantization.get(value.name, ([], []))
+    return {
+        "name": value.name,
+        "dtype": ONNX_DTYPES.get(value.type, value.type[len("tensor(") : -1]),
+        "shape": shape,
+        "scale": scale,
+        "zero_point": zero_point,
+    }
+
+
+def _load(request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]], copy: int = 0) -> Any:
+    """The model of a request, loaded once a process for each setting; `copy` asks for one more interpreter."""
+    runtime = request["runtime"]
+    if runtime not in MODULES:
+        raise RefusedError("the agent has no runtime {!r}; it has {}".format(runtime, ", ".join(MODULES)))
+    shared = runtime == "onnxruntime"  # a session serves many threads, an interpreter one
+    fields = [request.get(k) for k in ("artifact", "runtime", "threads", "resolver")]
+    key = json.dumps([fields, data_shapes, 0 if shared else copy])
+    if key not in _loaded:
+        model = OnnxModel if runtime == "onnxruntime" else TFLiteModel
+        try:
+            _loaded[key] = model(request, data_shapes)
+        except ImportError:
+            raise
+        except Exception as e:
+            lines = str(e).strip().splitlines() or [type(e).__name__]
+            raise RefusedError("{}: {} does not load it: {}".format(request["artifact"], runtime, lines[-1])) from e
+    return _loaded[key]
+
+
+# ---- the verbs ----------------------------------------------------------------------------------------------------
+
+
+def info(request: dict[str, Any]) -> dict[str, Any]:
+    """This machine and interpreter, and the runtimes that really construct an interpreter, with their versions."""
+    runtimes = {}
+    for name in request.get("runtimes") or MODULES:
+        try:
+            runtimes[name] = _probe(name)
+        except Exception as e:
+            lines = str(e).strip().splitlines() or [""]
+            runtimes[name] = {"version": None, "why": "{}: {}".format(type(e).__name__, lines[0])}
+    return {
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpus": _cpus(),
+        "load": list(os.getloadavg()),
+        "runtimes": runtimes,
+    }
+
+
+def _probe(name: str) -> dict[str, Any]:
+    module = importlib.import_module(MODULES[name])
+    if name != "onnxruntime":
+        # Against a wrong numpy the import succeeds and the constructor fails; a good one refuses the empty file.
+        try:
+            module.Interpreter(model_content=b"\0" * 16)
+        except ValueError:
+            pass
+    package = importlib.import_module(MODULES[name].split(".", maxsplit=1)[0])
+    return {"version": getattr(package, "__version__", None) or _installed(name), "why": None}
+
+
+def _installed(name: str) -> str | None:
+    try:
+        from importlib.metadata import version
+    except ImportError:  # Python 3.7
+        return None
+    return version({"litert": "ai-edge-litert"}.get(name, name))
+
+
+def describe(request: dict[str, Any]) -> dict[str, Any]:
+    """Inputs and outputs as the runtime sees them once the file is loaded."""
+    model = _load(request, {})
+    return {"inputs": model.inputs, "outputs": model.outputs}
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the samples `start` to `stop`, and time `repeats` inferences of the first one.
+
+    `inputs` and `outputs` are .npy paths by name; outputs are float32 real values of all samples. `workers`
+    interpreters share the samples. `straight` says that the data already is what the input tensor stores.
+    """
+    import numpy as np
+
+    begun = time.perf_counter()
+    arrays = {name: np.load(path, mmap_mode="r") for name, path in request["inputs"].items()}
+    shapes = {name: tuple(a.shape[1:]) for name, a in arrays.items()}
+    before = len(_loaded)
+    model = _load(request, shapes)
+    load_ms = (time.perf_counter() - begun) * 1e3 if len(_loaded) > before else None
+    straight = bool(request.get("straight"))
+    feeds = _Feeds(model, arrays, straight)
+    start, stop = request.get("start") or 0, feeds.count if request.get("stop") is None else request["stop"]
+    reply = {"load_ms": load_ms, "samples": stop - start}
+    if request.get("repeats"):
+        reply.update(_time(model, feeds, start, request["warmup"], request["repeats"]))
+    if request.get("outputs") is not None:
+        reply.update(_evaluate(request, model, feeds, shapes, start, stop))
+    reply["peak_rss_bytes"] = _peak_rss_bytes()
+    return reply
+
+
+class _Feeds:
+    """What the model eats, cut from memory-mapped arrays a chunk at a time."""
+
+    def __init__(self, model: Any, arrays: dict[str, Any], straight: bool) -> None:
+        wanted = [s["name"] for s in model.inputs]
+        if sorted(wanted) != sorted(arrays):
+            raise RefusedError("the model's inputs are {}, the data has {}".format(wanted, sorted(arrays)))
+        self.pairs = [(s, arrays[s["name"]]) for s in model.inputs]
+        self.straight = straight
+        self.count = min(len(a) for _, a in self.pairs)
+        self.batch = max(int(s["shape"][0] or 1) if s["shape"] else 1 for s, _ in self.pairs)
+        for s, a in self.pairs:
+            if len(s["shape"]) != a.ndim or any(m not in (None, d) for m, d in zip(s["shape"][1:], a.shape[1:])):
+                allowed = [None if i == 0 else v for i, v in enumerate(s["shape"])]
+                raise RefusedError("input {!r} takes {}, the data is {}".format(s["name"], allowed, list(a.shape)))
+
+    def chunk(self, start: int, stop: int) -> list[Any]:
+        """Samples of every input, quantized or cast to what its tensor stores, padded to whole batches."""
+        return [self._stored(spec, array[start:stop]) for spec, array in self.pairs]
+
+    def _stored(self, spec: dict[str, Any], values: Any) -> Any:
+        import numpy as np
+
+        dtype = np.dtype(spec["dtype"])
+        if spec["scale"] and not self.straight and dtype.kind in "iu":
+            values = quantize(values, spec["scale"][0], spec["zero_point"][0], dtype)
+        values = np.ascontiguousarray(values, dtype)
+        missing = -len(values) % self.batch
+        return np.concatenate([values, values[-1:].repeat(missing, 0)]) if missing else values
+
+
+def quantize(values: Any, scale: float, zero_point: int, dtype: Any) -> Any:
+    """Real values as integers: round(values / scale) + zero_point, saturated to `dtype`."""
+    import numpy as np
+
+    limits = np.iinfo(dtype)
+    codes = np.rint(np.asarray(values, np.float32) / np.float32(scale)) + zero_point
+    return np.clip(codes, limits.min, limits.max).astype(dtype)
+
+
+def _time(model: Any, feeds: _Feeds, start: int, warmup: int, repeats: int) -> dict[str, Any]:
+    values = [v[: feeds.batch] for v in feeds.chunk(start, start + feeds.batch)]
+    clock = time.perf_counter_ns
+    begun = clock()
+    model.feed(values)
+    model.invoke()
+    first_ms = (clock() - begun) / 1e6
+    nanoseconds = []
+    for i in range(warmup + repeats):
+        model.feed(values)
+        begun = clock()
+        model.invoke()
+        if i >= warmup:
+            nanoseconds.append(clock() - begun)
+    return {"first_inference_ms": first_ms, "nanoseconds": nanoseconds}
+
+
+def _evaluate(
+    request: dict[str, Any], first: Any, feeds: _Feeds, shapes: dict[str, Any], start: int, stop: int
+) -> dict[str, Any]:
+    import numpy as np
+
+    begun = time.perf_counter()
+    example = first_outputs = None
+    if stop > start:
+        first.feed([v[: feeds.batch] for v in feeds.chunk(start, min(start + feeds.batch, stop))])
+        first_outputs = first.invoke()
+    for spec, value in zip(first.outputs, first_outputs or []):
+        example = np.asarray(value)
+        if example.ndim == 0 or example.shape[0] != feeds.batch:
+            message = "output {!r} has shape {}: its first axis is not the batch of {}"
+            raise RefusedError(message.format(spec["name"], list(example.shape), feeds.batch))
+    out = {}
+    for spec, value in zip(first.outputs, first_outputs or []):
+        path = request["outputs"][spec["name"]]
+        out[spec["name"]] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            path, mode="w+", dtype=np.float32, shape=(stop - start,) + np.asarray(value).shape[1:]
+        )
+    workers = max(1, min(request.get("workers") or _cpus(), (stop - start) // 32))
+    bounds = [start + (stop - start) * i // workers for i in range(workers + 1)]
+    errors = []  # type: list[BaseException]
+    done = [0] * workers
+
+    def part(i: int) -> None:
+        try:
+            model = first if i == 0 else _load(request, shapes, copy=i)
+            for at in range(bounds[i], bounds[i + 1], CHUNK_SAMPLES):
+                end = min(at + CHUNK_SAMPLES, bounds[i + 1])
+                for spec, values in zip(model.outputs, _infer(model, feeds, at, end)):
+                    out[spec["name"]][at - start : end - start] = _real(values, spec)
+                done[i] += end - at
+                progress("running", sum(done), stop - start)
+        except BaseException as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=part, args=(i,)) for i in range(1, workers)]
+    for t in threads:
+        t.start()
+    part(0)
+    for t in threads:
+        t.join()
+    if errors:
+        raise errors[0]
+    for array in out.values():
+        array.flush()
+    return {"seconds": time.perf_counter() - begun, "workers": workers}
+
+
+def _infer(model: Any, feeds: _Feeds, start: int, stop: int) -> list[Any]:
+    """The raw outputs of the samples start to stop, one array an output, shape (stop - start, ...)."""
+    import numpy as np
+
+    chunks, batch, found = feeds.chunk(start, stop), feeds.batch, []
+    feed, invoke = model.feed, model.invoke
+    for at in range(0, len(chunks[0]), batch):
+        feed([c[at : at + batch] for c in chunks])
+        found.append(invoke())
+    return [np.concatenate([row[k] for row in found])[: stop - start] for k in range(len(model.outputs))]
+
+
+def _real(values: Any, spec: dict[str, Any]) -> Any:
+    import numpy as np
+
+    if not spec["scale"] or values.dtype.kind == "f":
+        return values
+    return (values.astype(np.float32) - np.float32(spec["zero_point"][0])) * np.float32(spec["scale"][0])
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _peak_rss_bytes() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+# ---- the wire -----------------------------------------------------------------------------------------------------
+
+VERBS = {"info": info, "describe": describe, "run": run}
+
+
+def answer(folder: str) -> None:
+    """Do what `request.json` in the folder asks, and write `reply.json` beside it."""
+    with open(os.path.join(folder, "request.json"), encoding="utf-8") as f:
+        request = json.load(f)
+    os.chdir(request.get("cwd") or ".")  # where the user's relative paths and modules are
+    os.environ["EDGEDL_PROGRESS"] = os.path.join(folder, "progress.jsonl")
+    try:
+        reply = {"result": _call(request) if "call" in request else VERBS[request["verb"]](request["kwargs"])}
+    except Exception as e:
+        kind = "InputError" if isinstance(e, RefusedError) else type(e).__name__
+        reply = {"error": {"class": kind, "message": str(e), "traceback": traceback.format_exc()}}
+        traceback.print_exc()
+    part = os.path.join(folder, "reply.part")
+    with open(part, "w", encoding="utf-8") as f:
+        json.dump(reply, f)
+    os.replace(part, os.path.join(folder, "reply.json"))
+
+
+def _call(request: dict[str, Any]) -> Any:
+    from edgedl.types import to_json
+
+    module, _, function = request["call"].partition(":")
+    return to_json(getattr(importlib.import_module(module), function)(**request["kwargs"]))
+
+
+def _folders() -> Iterator[str]:
+    for line in sys.stdin:
+        yield line.rstrip("\n")
+
+
+def serve() -> None:
+    """Answer folders from standard input until it closes or the parent is gone."""
+    parent = os.getppid()
+
+    def leave_when_orphaned() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(0)
+
+    threading.Thread(target=leave_when_orphaned, daemon=True).start()
+    replies = os.fdopen(os.dup(1), "w")
+    for folder in _folders():
+        log = os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        answer(folder)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        replies.write("done\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+    else:
+        answer(sys.argv[1])

@@ -1,0 +1,272 @@
+"""Artifacts on disk: what format a file is, who runs it, its sidecar, and how an output is published.
+
+An output is made in the pool's folder and moved into place whole; the user's folder never holds half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from edgedl import __version__, plugins, worker
+from edgedl.data import file_sha256
+from edgedl.errors import InputError, PluginError
+from edgedl.types import AgentRuntime, Artifact, ArtifactInfo, Exporter, ExportOptions, Lineage, OpInfo, TensorSpec
+
+SIDECAR = ".edgedl.json"
+
+
+def format_of(path: Path) -> str | None:
+    """The artifact format that a file's suffix stands for, among the installed exporters; None for anything else."""
+    for plugin in plugins.listing("exporters"):
+        if path.suffix in plugins.load("exporters", plugin.name).suffixes:
+            return plugin.name
+    return None
+
+
+def require_format(path: Path) -> str:
+    """The format of an artifact that exists. Raises InputError."""
+    if not path.exists():
+        message = f"{path}: no such file"
+        raise InputError(message)
+    found = format_of(path)
+    if found is None:
+        suffixes = [s for p in plugins.listing("exporters") for s in plugins.load("exporters", p.name).suffixes]
+        message = f"{path}: no artifact; one of {', '.join(suffixes)} is needed"
+        raise InputError(message)
+    return found
+
+
+def runtimes(format_: str) -> list[str]:
+    """The names of the installed runtimes that run a format."""
+    return [p.name for p in plugins.listing("runtimes") if plugins.load("runtimes", p.name).format == format_]
+
+
+def runtime_for(format_: str, name: str | None = None) -> AgentRuntime:
+    """The runtime of that name, or the first that runs the format. Raises PluginError, InputError."""
+    if name is None:
+        name = next(iter(runtimes(format_)), None)
+    if name is None:
+        message = f"no plugin provides a runtime for {format_!r}. Try: pip install edgedl-{format_}"
+        raise PluginError(message)
+    chosen: AgentRuntime = plugins.load("runtimes", name)
+    if chosen.format != format_:
+        message = f"runtime {name!r} runs {chosen.format} files, not {format_}"
+        raise InputError(message)
+    return chosen
+
+
+def interpreter_of(runtime: AgentRuntime) -> str | None:
+    """The Python that holds the runtime: the one its environment variable names, else None for this one."""
+    return os.environ.get(runtime.python_variable) if runtime.python_variable else None
+
+
+def child_of(runtime: AgentRuntime) -> str:
+    """The pooled child that runs it: its own where it may share with nothing."""
+    return runtime.name if runtime.alone else "runtimes"
+
+
+def describe(path: Path, *, format_: str | None = None) -> ArtifactInfo:
+    """What is in an artifact: inputs, outputs, operators, weights, metadata. Raises InputError for a damaged file."""
+    runtime = runtime_for(format_ or require_format(path))
+    if runtime.describe is None:
+        reply = worker.call(
+            "describe",
+            {"artifact": str(path), "runtime": runtime.name},
+            child=child_of(runtime),
+            interpreter=interpreter_of(runtime),
+        )
+        return info_from_json({"format": runtime.format, **reply})
+    return info_from_json(worker.call(runtime.describe, {"path": str(path)}, child="runtimes", timeout_s=120))
+
+
+def info_from_json(value: dict[str, Any]) -> ArtifactInfo:
+    """An ArtifactInfo from what crossed the wire."""
+    return ArtifactInfo(
+        format=value["format"],
+        inputs=specs_from_json(value["inputs"]),
+        outputs=specs_from_json(value["outputs"]),
+        ops=tuple(
+            OpInfo(**{**o, "inputs": tuple(o["inputs"]), "outputs": tuple(o["outputs"])}) for o in value.get("ops", ())
+        ),
+        weight_bytes=value.get("weight_bytes", {}),
+        metadata=value.get("metadata", {}),
+    )
+
+
+def specs_from_json(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    """TensorSpecs from their JSON."""
+    known = {f.name for f in fields(TensorSpec)}
+    return tuple(TensorSpec(**_tuples({k: v for k, v in spec.items() if k in known})) for spec in values)
+
+
+def model_sha256(path: Path) -> str:
+    """SHA-256 of a model file, or of every file of a SavedModel folder with its name."""
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    names = "\n".join(p.relative_to(path).as_posix() for p in files)
+    return hashlib.sha256((names + file_sha256(*files)).encode()).hexdigest()
+
+
+def measure(path: Path, *, format_: str, scheme: str, info: ArtifactInfo, lineage: Lineage) -> Artifact:
+    """The noun for a file that is there: hashes and sizes it."""
+    content = path.read_bytes()
+    return Artifact(
+        path=path,
+        format=format_,
+        scheme=scheme,
+        sha256=file_sha256(path),
+        size_bytes=len(content),
+        compressed_bytes=len(zlib.compress(content, 9)),
+        inputs=info.inputs,
+        outputs=info.outputs,
+        lineage=lineage,
+    )
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the facts about an output lie: `OUT.edgedl.json`."""
+    return path.with_name(path.name + SIDECAR)
+
+
+def read(path: Path) -> tuple[Artifact, ArtifactInfo]:
+    """An artifact with what its sidecar adds, if there is one and it is about these bytes."""
+    format_ = require_format(path)
+    info = describe(path, format_=format_)
+    told = read_sidecar(path)
+    bare = measure(path, format_=format_, scheme=told.get("scheme", ""), info=info, lineage=Lineage())
+    if told.get("sha256") == bare.sha256:
+        return replace(
+            bare,
+            lineage=lineage_from_json(told["lineage"]),
+            inputs=specs_from_json(told["inputs"]),
+            outputs=specs_from_json(told["outputs"]),
+            notes=tuple(told["notes"]),
+        ), info
+    labels = tuple(info.metadata.get("labels", ()))
+    return replace(bare, scheme=guess_scheme(info), lineage=Lineage(labels=labels)), info
+
+
+def guess_scheme(info: ArtifactInfo) -> str:
+    """What the weights say of a file without a sidecar: `int8`, `int16`, `fp16` or `fp32` weights, else ""."""
+    held = {k: v for k, v in info.weight_bytes.items() if k in ("int8", "int4", "float16", "float32", "uint8")}
+    return max(held, key=lambda k: held[k]) + " weights" if held else ""
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """The JSON beside an output, or {}. Raises InputError for a damaged one."""
+    sidecar = sidecar_path(path)
+    if not sidecar.exists():
+        return {}
+    try:
+        value = json.loads(sidecar.read_text(encoding="utf-8"))
+    except ValueError as e:
+        message = f"{sidecar}: not readable as JSON: {e}; remove it, or export again"
+        raise InputError(message) from e
+    return value if isinstance(value, dict) else {}
+
+
+def write_sidecar(out: Path, facts: Any) -> None:
+    """Write the JSON beside an output, whole."""
+    part = worker.pool().scratch("sidecar") / sidecar_path(out).name
+    part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    publish(part, sidecar_path(out))
+
+
+def lineage_from_json(value: dict[str, Any]) -> Lineage:
+    """A Lineage from its JSON."""
+    known = {f.name for f in fields(Lineage)}
+    return Lineage(**_tuples({k: v for k, v in value.items() if k in known}))
+
+
+def _tuples(value: dict[str, Any]) -> dict[str, Any]:
+    """What JSON made a list is a tuple in our nouns."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed versions of packages, edgedl's own first."""
+    from importlib import metadata
+
+    found = {"edgedl": __version__}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def check_output(out: Path, *, force: bool) -> None:
+    """Refuse an output early: it exists, its folder does not, or cannot be written. Raises InputError."""
+    if out.exists() and not force:
+        message = f"{out}: exists; --force overwrites it"
+        raise InputError(message)
+    if not out.parent.is_dir():
+        message = f"{out}: no such folder: {out.parent}; make it first"
+        raise InputError(message)
+    if not os.access(out.parent, os.W_OK):
+        message = f"{out}: the folder {out.parent} cannot be written"
+        raise InputError(message)
+
+
+@contextlib.contextmanager
+def staged(out: Path, *, force: bool) -> Iterator[Path]:
+    """A scratch path of the same name; moved to `out` whole when the block ends well, gone when it does not."""
+    check_output(out, force=force)
+    part = worker.pool().scratch("out") / out.name
+    yield part
+    publish(part, out)
+
+
+def publish(part: Path, out: Path) -> None:
+    """Move a file or folder into place: copied beside it first, since a rename must not cross file systems."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        if part.is_dir():
+            shutil.copytree(part, beside)
+            shutil.rmtree(out, ignore_errors=True)
+        else:
+            shutil.copyfile(part, beside)
+        beside.replace(out)
+    except OSError as e:
+        why = "the disk is full" if e.errno == errno.ENOSPC else e.strerror
+        message = f"{out}: cannot be written: {why}; nothing was changed"
+        raise InputError(message) from e
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)
+
+
+def run_exporter(
+    format_: str,
+    model: str,
+    out: str,
+    scheme: str,
+    source: str | None,
+    calibration: str | None,
+    options: dict[str, Any],
+) -> list[str]:
+    """Child side of an export: call the plugin; the notes it gives."""
+    exporter: Exporter = plugins.load("exporters", format_)
+    shapes = {name: tuple(shape) for name, shape in options.pop("shapes").items()}
+    given = ExportOptions(shapes=shapes, **_tuples(options))
+    result = exporter.export(
+        Path(model),
+        Path(out),
+        scheme=scheme,
+        source=Path(source) if source else None,
+        calibration=Path(calibration) if calibration else None,
+        options=given,
+    )
+    return list(result.notes)

@@ -1,0 +1,5 @@
+"""`python -m edgedl.cli`."""
+
+from edgedl.cli import main
+
+main()

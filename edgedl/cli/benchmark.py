@@ -1,0 +1,26 @@
+"""`edgedl benchmark`."""
+
+from __future__ import annotations
+
+import click
+
+from edgedl.cli import options
+
+
+@click.command("benchmark")
+@click.argument("files", nargs=-1, required=True, metavar="ARTIFACT...")
+@click.option("--runtime", metavar="R", help="Runtime, a plugin's name; default: the first for the format.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one inference.")
+@click.option("--repeats", type=click.IntRange(1), default=200, show_default=True, help="Timed inferences of each.")
+@options.targets
+@options.seed
+@options.as_json
+def command(as_json: bool, **given: object) -> None:
+    """Time ARTIFACTs on this machine, taking turns; the first is the yardstick."""
+    from edgedl import pipeline
+    from edgedl.cli.tables import benchmark
+
+    found = pipeline.benchmark(**given)  # type: ignore[arg-type]
+    options.show(benchmark(found))
+    options.notes(found["notes"])
+    options.answer(found, as_json, f"{found['results'][0]['latency_ms']:.4g} ms")

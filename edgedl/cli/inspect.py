@@ -1,0 +1,24 @@
+"""`edgedl inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from edgedl.cli import options
+
+
+@click.command("inspect")
+@click.argument("file")
+@click.option("--target", metavar="T", help="Check the file against a device profile, without running it.")
+@click.option("--diff", metavar="OTHER", help="Compare with another file: what is in one and not in the other.")
+@options.model_loading
+@options.as_json
+def command(file: str, as_json: bool, **given: object) -> None:
+    """Show what is in FILE: a model, an artifact, or a package."""
+    from edgedl import pipeline
+    from edgedl.cli.tables import inspection
+
+    found = pipeline.inspect(file, **given)  # type: ignore[arg-type]
+    options.show(*inspection(found))
+    options.notes(found.get("notes", ()))
+    options.answer(found, as_json, f"{file}: {found['kind']} {found.get('format') or ''}".rstrip())

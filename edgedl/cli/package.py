@@ -1,0 +1,27 @@
+"""`edgedl package`."""
+
+from __future__ import annotations
+
+import click
+
+from edgedl.cli import options
+
+
+@click.command("package")
+@click.argument("artifact")
+@click.option("--platform", "platforms", required=True, multiple=True, metavar="P", help="Package kind, such as zip.")
+@click.option("--data", metavar="DATA", help="Where the golden inputs are drawn from; default: seeded random ones.")
+@click.option("--labels", metavar="FILE", help="Class names, one a line; default: the artifact's own.")
+@click.option("--report", metavar="FILE", help="report.json of the validation, to travel with the model.")
+@click.option("--name", metavar="N", help="Name of the package; default: the artifact's stem.")
+@click.option("--version", default="1.0.0", show_default=True, metavar="V")
+@options.out("The folder to write packages into.")
+@options.seed
+@options.force
+@options.as_json
+def command(out: str, as_json: bool, **given: object) -> None:
+    """Pack ARTIFACT with its manifest, labels, preprocessing and golden inputs and outputs."""
+    from edgedl import pipeline
+
+    written = pipeline.package(out=out, **given)  # type: ignore[arg-type]
+    options.answer({"packages": written}, as_json, "\n".join(str(p) for p in written))

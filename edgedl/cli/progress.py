@@ -1,0 +1,52 @@
+"""The progress bar: on stderr, for what takes over two seconds, silent where stderr is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+DELAY_S = 2.0
+
+
+class _Bar:
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.live: Any = None
+        self.task: Any = None
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        if self.live is None:
+            if time.monotonic() - self.begun < DELAY_S:
+                return
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self.live = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.live.start()
+            self.task = self.live.add_task(stage)
+        self.live.update(self.task, description=stage, completed=done, total=total)
+
+    def stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[None]:
+    """Show the progress of worker calls while the block runs."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from edgedl import worker
+
+    bar = _Bar()
+    worker.on_progress = bar.update
+    try:
+        yield
+    finally:
+        worker.on_progress = None
+        bar.stop()

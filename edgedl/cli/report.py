@@ -1,0 +1,19 @@
+"""`edgedl report`."""
+
+from __future__ import annotations
+
+import click
+
+from edgedl.cli import options
+
+
+@click.command("report")
+@click.argument("run", metavar="RUN")
+@options.force
+@options.as_json
+def command(run: str, force: bool, as_json: bool) -> None:
+    """Write the page of a RUN folder again, from its validations."""
+    from edgedl import pipeline
+
+    written = pipeline.report(run, force=force)
+    options.answer({"files": written}, as_json, "\n".join(str(p) for p in written))

@@ -1,0 +1,26 @@
+"""`edgedl run`."""
+
+from __future__ import annotations
+
+import click
+
+from edgedl.cli import options
+
+
+@click.command("run")
+@click.argument("pipeline_file", metavar="PIPELINE.toml")
+@click.option("-o", "--out", metavar="RUN", help="Folder of the run; default: beside the file, without its suffix.")
+@options.junit
+@options.force
+@options.as_json
+def command(pipeline_file: str, out: str | None, junit: str | None, force: bool, as_json: bool) -> int:
+    """Do the steps of a pipeline file; go on after a kill, skip what is done."""
+    from edgedl import runs
+    from edgedl.reporting import text
+
+    found, reports = runs.run(pipeline_file, out=out, said=options.say)
+    options.write_junit(junit, reports, "fail", force)
+    options.show(*(table for report in reports for table in text.tables(report)))
+    options.answer(found, as_json, f"{found['verdict']}: {found['report'] or found['folder']}")
+    code: int = found["exit_code"]
+    return code

@@ -1,0 +1,129 @@
+"""rich tables of what is no report: inspections, benchmarks, plans, profiles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.table import Table
+from rich.tree import Tree
+
+from edgedl.reporting.text import number
+from edgedl.types import to_json
+
+
+def inspection(found: dict[str, Any]) -> list[Table]:
+    """Facts, tensors, then layers of a model or operators of an artifact."""
+    facts = Table(show_header=False, title=found["path"], title_justify="left")
+    for key in ("format", "scheme", "keras_version", "sha256"):
+        if found.get(key):
+            facts.add_row(key, str(found[key]))
+    for key, unit in (
+        ("size_bytes", "bytes"),
+        ("compressed_bytes", "bytes"),
+        ("parameters", "count"),
+        ("macs", "count"),
+    ):
+        if found.get(key) is not None:
+            facts.add_row(key, number(found[key], unit))
+    for dtype, held in found.get("weight_bytes", {}).items():
+        facts.add_row(f"weights {dtype}", number(held, "bytes"))
+    tables = [facts, _tensors(found)]
+    if found["kind"] == "model":
+        tables.append(_layers(found))
+    elif found.get("ops"):
+        tables.append(_ops(found))
+    if found.get("checks"):
+        tables.append(_checks(found["checks"]))
+    if found.get("diff"):
+        tables.append(_difference(found["diff"]))
+    return tables
+
+
+def _tensors(found: dict[str, Any]) -> Table:
+    table = Table("", "name", "type", "shape", "scale", "zero point")
+    for kind in ("inputs", "outputs"):
+        for spec in found[kind]:
+            shape = ", ".join("any" if s is None else str(s) for s in spec["shape"])
+            scale, zero = (", ".join(f"{v:.6g}" for v in spec[k]) for k in ("scale", "zero_point"))
+            table.add_row(kind[:-1], spec["name"], spec["dtype"], f"({shape})", scale, zero)
+    return table
+
+
+def _layers(found: dict[str, Any]) -> Table:
+    table = Table("layer", "class", "output", "parameters", "MACs")
+    for layer in found["layers"]:
+        cells = (number(layer["parameters"], "count"), number(layer["macs"], "count"))
+        table.add_row(layer["name"], layer["class"], str(layer["output_shape"]), *cells)
+    return table
+
+
+def _ops(found: dict[str, Any]) -> Table:
+    table = Table("operator", "version", "count")
+    counted = Counter((op["name"], op["version"]) for op in found["ops"])
+    for (name, version), count in sorted(counted.items(), key=lambda item: -item[1]):
+        table.add_row(name, "" if version is None else str(version), str(count))
+    return table
+
+
+def _checks(checks: list[dict[str, Any]]) -> Table:
+    table = Table("check", "target", "verdict", "why")
+    for check in checks:
+        table.add_row(check["name"], check["target"], check["verdict"], check["why"])
+    return table
+
+
+def _difference(diff: dict[str, Any]) -> Table:
+    table = Table("", "here", diff["path"])
+    for key, (before, after) in {**diff["facts"], **diff["ops"]}.items():
+        table.add_row(key, str(before), str(after))
+    return table
+
+
+def benchmark(found: dict[str, Any]) -> Table:
+    """A row an artifact; ratios to the first."""
+    table = Table("artifact", "runtime", "latency", "p90", "ratio", "first", "load", "peak memory", "size")
+    ratios = {c["artifact"]: c["latency_ratio"] for c in found["comparison"]}
+    for row in found["results"]:
+        low, high = row["spread_ms"]
+        table.add_row(
+            row["artifact"],
+            f"{row['runtime']}, {row['threads']} thread",
+            f"{number(row['latency_ms'], 'ms')} ({number(low, 'ms')} to {number(high, 'ms')})",
+            number(row["latency_p90_ms"], "ms"),
+            f"{ratios.get(row['artifact'], 1.0):.2f}x",
+            number(row["first_inference_ms"], "ms"),
+            number(row["load_ms"], "ms"),
+            number(row["peak_rss_bytes"], "bytes"),
+            number(row["size_bytes"], "bytes"),
+        )
+    return table
+
+
+def plan_table(planned: dict[str, Any]) -> Table:
+    """Samples needed by the share of answers that change."""
+    title = f"to prove a loss of at most {100 * planned['max_drop']:g} pp where there is none"
+    table = Table("answers that change", "samples needed", title=f"{title}; the data has {planned['have']:,}")
+    for row in planned["rows"]:
+        table.add_row(f"{row['changed_answers']:.1%}", f"{row['samples']:,}" if row["samples"] else "no number")
+    return table
+
+
+def tree(noun: Any) -> Tree:
+    """A dataclass as a tree of its facts."""
+    facts = to_json(noun)
+    root = Tree(str(facts.pop("id", "")))
+    _grow(root, facts)
+    return root
+
+
+def _grow(branch: Tree, facts: dict[str, Any]) -> None:
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            _grow(branch.add(key), value)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for item in value:
+                _grow(branch.add(f"{key}: {item.get('name', item.get('core', ''))}"), item)
+        elif value not in (None, "", [], {}):
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            branch.add(f"{key}: {shown}")

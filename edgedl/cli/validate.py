@@ -1,0 +1,53 @@
+"""`edgedl validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgedl.cli import options
+
+
+@click.command("validate")
+@click.argument("artifact")
+@click.option("--reference", required=True, metavar="MODEL|ARTIFACT", help="What the artifact is compared with.")
+@click.option("--data", required=True, metavar="DATA", help="Samples, with targets where accuracy is asked for.")
+@click.option("--metric", "metrics", multiple=True, metavar="M", help="[OUTPUT=]NAME, or module:function of your own.")
+@click.option("--max-drop", metavar="D", help="Largest loss allowed: 0.5pp, or a number in the metric's unit.")
+@click.option("--gate", type=click.Choice(["prove", "detect"]), default="prove", show_default=True,
+              help="Pass when the loss is shown to be small, or fail only when it is shown to be large.")  # fmt: skip
+@click.option("--on-inconclusive", type=click.Choice(["fail", "warn", "pass"]), default="fail", show_default=True,
+              help="fail exits with 7.")  # fmt: skip
+@click.option("--limit", "limits", multiple=True, metavar="CHECK=VALUE", help="Upper limit, such as latency_ms=2.")
+@click.option("--runtime", metavar="R", help="Runtime, a plugin's name; default: the target's.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one inference.")
+@click.option("--plan", is_flag=True, help="Say how many samples the gate needs, and run nothing.")
+@click.option("--report", "report_folder", metavar="DIR", help="Write report.json and report.html into DIR.")
+@options.targets
+@options.model_loading
+@options.junit
+@options.seed
+@options.force
+@options.as_json
+def command(
+    on_inconclusive: str, plan: bool, report_folder: str | None, junit: str | None, force: bool, as_json: bool,
+    **given: object,
+) -> int:  # fmt: skip
+    """Compare ARTIFACT with its reference on DATA: accuracy, parity, size, latency."""
+    from edgedl import pipeline, reporting
+    from edgedl.cli.tables import plan_table
+    from edgedl.reporting import text
+
+    if plan:
+        planned = pipeline.plan(given["data"], max_drop=given["max_drop"])  # type: ignore[arg-type]
+        options.show(plan_table(planned))
+        options.answer(planned, as_json, f"{planned['have']} samples, some {planned['samples']} decide")
+        return 0
+    report = pipeline.validate(**given)  # type: ignore[arg-type]
+    options.write_junit(junit, [report], on_inconclusive, force)
+    if report_folder:
+        reporting.write(report, Path(report_folder))
+    options.show(*text.tables(report))
+    options.answer(reporting.as_json(report, details=False), as_json, report.verdict.value)
+    return pipeline.exit_code(report.verdict, on_inconclusive)

@@ -1,0 +1,21 @@
+"""`edgedl verify`."""
+
+from __future__ import annotations
+
+import click
+
+from edgedl.cli import options
+
+
+@click.command("verify")
+@click.argument("package")
+@options.as_json
+def command(package: str, as_json: bool) -> int:
+    """Check every hash of PACKAGE and replay its golden inputs; exit 6 when something does not hold."""
+    from edgedl import pipeline
+
+    found = pipeline.verify(package)
+    for finding in found["findings"]:
+        options.say(f"{package}: {finding}")
+    options.answer(found, as_json, found["verdict"])
+    return 0 if found["verdict"] == "pass" else 6

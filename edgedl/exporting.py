@@ -1,0 +1,162 @@
+"""Model -> Artifact: calibration drawn, the exporter plugin run in a child, the result measured and described."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl import artifacts, data, plugins, preprocessing, worker
+from edgedl.data import Dataset
+from edgedl.errors import InputError, UnsupportedError
+from edgedl.model_file import CHILD, ModelFile
+from edgedl.preprocessing.op import Op
+from edgedl.types import Artifact, Exporter, ExportOptions, Lineage, Scheme, TensorSpec, to_json
+
+FRAMEWORKS = ("tensorflow", "keras", "ai-edge-litert", "onnx", "onnxruntime", "tf2onnx", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibration:
+    """What an exporter calibrates on: a folder of .npy files, and which samples they are."""
+
+    folder: Path | None = None
+    data_sha256: str | None = None
+    ids: tuple[int, ...] = ()
+    hashes: tuple[str, ...] = ()
+    embedded: tuple[dict[str, Any], ...] = ()  # for the exporter, folded to one affine step an input
+    left: tuple[Op, ...] = ()
+    inside: tuple[Op, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+def exporter_for(format_: str | None, out: Path, scheme: Scheme) -> Exporter:
+    """The exporter by name, or by the suffix of `out`. Raises PluginError, InputError, UnsupportedError."""
+    name = format_ or artifacts.format_of(out)
+    if name is None:
+        message = f"{out}: no exporter writes {out.suffix or 'a file without a suffix'}; name one with --format"
+        raise InputError(message)
+    exporter: Exporter = plugins.load("exporters", name)
+    if scheme not in exporter.schemes:
+        message = f"exporter {name!r} has no scheme {scheme.value}; it has {', '.join(exporter.schemes)}"
+        raise UnsupportedError(message)
+    return exporter
+
+
+def calibrate(
+    model: ModelFile,
+    dataset: Dataset | None,
+    *,
+    samples: int,
+    seed: int,
+    draw: bool,
+    embed: bool,
+    labels: Sequence[str],
+) -> Calibration:
+    """Draw and preprocess the calibration samples, and work out what preprocessing goes into the model."""
+    if dataset is None:
+        if embed:
+            message = (
+                "--embed-preprocessing: the preprocessing comes with the data; name a .toml with --calibration-data"
+            )
+            raise InputError(message)
+        return Calibration(labels=tuple(labels))
+    left, inside = preprocessing.split_embeddable(dataset.ops) if embed else (dataset.ops, ())
+    if embed and not inside:
+        message = f"{dataset.source}: nothing to embed: no cast, scale or normalize at the end of its preprocessing"
+        raise InputError(message)
+    names = data.input_names(dataset, model.inputs)
+    ready = data.prepare(dataset, left, names)
+    bound = data.bind(ready, model.inputs, model.outputs)
+    found = Calibration(
+        data_sha256=dataset.sha256,
+        left=(*dataset.applied, *left),
+        inside=inside,
+        embedded=tuple(_affine(inside, name, path) for name, path in bound.inputs.items()) if inside else (),
+        labels=tuple(labels) or dataset.labels,
+    )
+    if not draw:
+        return found
+    ids = data.draw(dataset, samples, seed)
+    folder = data.subset(bound.inputs, ids, worker.pool().scratch("calibration"))
+    if not inside:
+        _cast(folder, model.inputs)
+    hashes = data.sample_hashes([dataset.arrays[name] for name in names], ids)
+    return replace(found, folder=folder, ids=tuple(ids.tolist()), hashes=tuple(hashes))
+
+
+def _affine(inside: tuple[Op, ...], name: str, path: Path) -> dict[str, Any]:
+    array = np.load(path, mmap_mode="r")
+    factor, offset = preprocessing.affine(inside, array.shape[-1])
+    return {
+        "op": "affine",
+        "input": name,
+        "dtype": str(array.dtype),
+        "factor": np.asarray(factor).tolist(),
+        "offset": np.asarray(offset).tolist(),
+    }
+
+
+def _cast(folder: Path, inputs: Sequence[TensorSpec]) -> None:
+    for spec in inputs:
+        path = folder / f"{spec.name}.npy"
+        np.save(path, np.load(path).astype(spec.dtype))
+
+
+def make(
+    model: ModelFile,
+    exporter: Exporter,
+    out: Path,
+    *,
+    scheme: Scheme,
+    calibration: Calibration,
+    options: ExportOptions,
+) -> Artifact:
+    """Write `out` with the plugin, first what it is made from, and describe it, with the notes of all."""
+    origin, notes = None, list(model.facts["notes"])
+    if exporter.source:
+        format_, own = exporter.source
+        first = plugins.load("exporters", format_)
+        origin = worker.pool().scratch("source") / f"source{first.suffixes[0]}"
+        notes += _run(model, first, origin, Scheme(own or scheme), None, calibration, options)
+    notes += _run(model, exporter, out, scheme, origin, calibration, options)
+    lineage = Lineage(
+        model_sha256=model.sha256,
+        data_sha256=calibration.data_sha256,
+        calibration_ids=calibration.ids,
+        calibration_hashes=calibration.hashes,
+        scheme=scheme,
+        preprocessing=tuple(preprocessing.to_json(calibration.left)),
+        embedded=tuple(preprocessing.to_json(calibration.inside)),
+        labels=calibration.labels,
+        seed=options.seed,
+        versions=artifacts.versions(*FRAMEWORKS),
+    )
+    info = artifacts.describe(out, format_=exporter.format)
+    made = artifacts.measure(out, format_=exporter.format, scheme=scheme, info=info, lineage=lineage)
+    return replace(made, notes=tuple(notes))
+
+
+def _run(
+    model: ModelFile,
+    exporter: Exporter,
+    out: Path,
+    scheme: Scheme,
+    origin: Path | None,
+    calibration: Calibration,
+    options: ExportOptions,
+) -> list[str]:
+    arguments = {
+        "format_": exporter.format,
+        "model": str(model.path),
+        "out": str(out),
+        "scheme": scheme.value,
+        "source": str(origin) if origin else None,
+        "calibration": str(calibration.folder) if calibration.folder else None,
+        "options": to_json(options),
+    }
+    notes: list[str] = worker.call("edgedl.artifacts:run_exporter", arguments, child=CHILD)
+    return notes

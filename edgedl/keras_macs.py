@@ -1,0 +1,136 @@
+"""Multiply-accumulates of Keras layers for one sample, from weights and shapes; no model is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from edgedl.keras_tensors import graph_operations, is_graph
+
+Shape = Sequence[int | None]
+
+
+def layer_macs(layer: Any, inputs: Sequence[Shape], output: Shape) -> int | None:
+    """Multiply-accumulates of one call of a layer for one sample; None where a free size or a foreign class hides them.
+
+    Convolution: output positions x kernel size; transposed: input positions x kernel size; Dense and EinsumDense:
+    output values x summed sizes; RNN: steps x (kernel + recurrent kernel); attention: its projections and both
+    products. Bias, activation, normalization, pooling and other element-wise work count 0, as is usual.
+    """
+    if is_graph(layer):
+        parts = [row["macs"] for row in table(layer)]
+        return None if None in parts else sum(parts)
+    try:
+        return _count(layer, [_known(s) for s in inputs], _known(output))
+    except UnknownSizeError:
+        return None
+
+
+class UnknownSizeError(Exception):
+    """A size that the count needs is free, or the class is none of Keras's."""
+
+
+def _size(weight: Any) -> int:
+    return int(prod(weight.shape))
+
+
+def _known(shape: Shape) -> list[int]:
+    """Sizes without the batch, -1 where free."""
+    return [-1 if n is None else n for n in shape[1:]]
+
+
+def _product(sizes: Sequence[int]) -> int:
+    if min(sizes, default=0) < 0:
+        raise UnknownSizeError
+    return prod(sizes)
+
+
+def _count(layer: Any, inputs: list[list[int]], output: list[int]) -> int:
+    name = type(layer).__name__
+    if name == "TimeDistributed":
+        inner = layer_macs(layer.layer, [(None, *s[1:]) for s in inputs], (None, *output[1:]))
+        if inner is None:
+            raise UnknownSizeError
+        return _product(inputs[0][:1]) * inner
+    if name == "Bidirectional":
+        both = (layer.forward_layer, layer.backward_layer)
+        return sum(_recurrent(rnn, inputs[0]) for rnn in both)
+    if hasattr(layer, "cell") or name in ("LSTM", "GRU", "SimpleRNN"):
+        return _recurrent(layer, inputs[0])
+    if name in ("MultiHeadAttention", "GroupedQueryAttention"):
+        return _attention(layer, inputs)
+    if name == "EinsumDense":
+        return _einsum(layer, output)
+    if name == "Dense":
+        return _product(output) * int(layer.kernel.shape[0])
+    if "Conv" in name and type(layer).__module__.startswith("keras."):
+        return _convolution(layer, inputs[0], output)
+    if not type(layer).__module__.startswith("keras.") and getattr(layer, "weights", None):
+        raise UnknownSizeError
+    return 0
+
+
+def _positions(layer: Any, shape: list[int]) -> int:
+    return _product(shape[1:] if layer.data_format == "channels_first" else shape[:-1])
+
+
+def _convolution(layer: Any, source: list[int], output: list[int]) -> int:
+    name = type(layer).__name__
+    if name.startswith("ConvLSTM"):
+        raise UnknownSizeError
+    if name.endswith("Transpose"):
+        return _positions(layer, source) * _size(layer.kernel)
+    if name.startswith("Separable"):
+        kernels = _size(layer.depthwise_kernel) + _size(layer.pointwise_kernel)
+        return _positions(layer, output) * kernels
+    return _positions(layer, output) * _size(layer.kernel)  # (3, 3, in / groups, out); depthwise (3, 3, in, 1)
+
+
+def _recurrent(layer: Any, source: list[int]) -> int:
+    cells = getattr(layer.cell, "cells", [layer.cell])
+    kernels = [getattr(c, k, None) for c in cells for k in ("kernel", "recurrent_kernel")]
+    if any(k is None for k in kernels):
+        raise UnknownSizeError
+    return _product(source[:1]) * sum(_size(k) for k in kernels if k is not None)
+
+
+def _einsum(layer: Any, output: list[int]) -> int:
+    letters, result = layer.equation.split(",")[1].split("->")
+    summed = [int(n) for letter, n in zip(letters, layer.kernel.shape, strict=True) if letter not in result]
+    return int(_product(output) * prod(summed))  # abc,cde->abde, c summed
+
+
+def _attention(layer: Any, inputs: list[list[int]]) -> int:
+    query, value = _product(inputs[0][:-1]), _product(inputs[min(1, len(inputs) - 1)][:-1])
+    weights = {w.path.split("/")[-2]: _size(w) for w in layer.weights if w.name == "kernel"}
+    steps = {"query": query, "key": value, "value": value, "attention_output": query}
+    heads, key_size = layer.num_heads, layer.key_dim
+    value_size = getattr(layer, "value_dim", None) or key_size
+    projections = sum(steps[k] * n for k, n in weights.items() if k in steps)
+    return projections + query * value * int(heads * (key_size + value_size))
+
+
+def table(model: Any) -> list[dict[str, Any]]:
+    """One row a call of a graph model: name, class, output shape, parameters, macs; a nested model is one row.
+
+    A layer that is called again has its parameters in its first row.
+    """
+    graph = getattr(model, "_functional", None) or model
+    calls: dict[int, list[Any]] = {}
+    for nodes in graph._nodes_by_depth.values():  # Keras has no public way to the calls of a layer
+        for node in nodes:
+            calls.setdefault(id(node.operation), []).append(node)
+    rows: list[dict[str, Any]] = []
+    for operation in graph_operations(model):
+        for i, node in enumerate(calls.get(id(operation), [])):
+            output = node.output_tensors[0].shape
+            row = {"name": operation.name, "class": type(operation).__name__, "output_shape": list(output)}
+            row["parameters"] = 0 if i else _parameters(operation)
+            row["macs"] = layer_macs(operation, [t.shape for t in node.input_tensors], output)
+            rows.append(row)
+    return rows
+
+
+def _parameters(operation: Any) -> int:
+    return sum(_size(w) for w in getattr(operation, "weights", ()))

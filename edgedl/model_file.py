@@ -1,0 +1,129 @@
+"""A Keras model file as the framework-free side sees it: its hash, its inputs and outputs, its outputs on data.
+
+Everything that needs Keras happens in the TensorFlow child. What is learnt is kept in the user's cache folder by hash,
+so that a second validation against the same model starts no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedl import artifacts, worker
+from edgedl.errors import InputError
+from edgedl.types import TensorSpec
+
+CACHE_BYTES = 2_000_000_000
+CHILD = "tensorflow"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """A model, how to load it, and what loading it told (`facts` of `edgedl.models.describe`)."""
+
+    path: Path
+    sha256: str
+    facts: dict[str, Any]
+    trust: bool = False
+    custom_objects: str | None = None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs under their canonical names."""
+        return artifacts.specs_from_json(self.facts["inputs"])
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs under their canonical names."""
+        return artifacts.specs_from_json(self.facts["outputs"])
+
+    def predict(self, inputs: Mapping[str, Path], *, key: str) -> dict[str, Path]:
+        """Outputs by name, (samples, ...) float32 .npy. `key` identifies data and preprocessing in the cache."""
+        names = [s.name for s in self.outputs]
+        place = _place(self.sha256, key, artifacts.versions("keras", "tensorflow"))
+        if _cacheable(self.custom_objects) and place.is_dir():
+            place.touch()
+            return {name: place / f"{i}.npy" for i, name in enumerate(names)}
+        arguments = _arguments(self.path, self.trust, self.custom_objects)
+        arguments |= {"inputs": {n: str(p) for n, p in inputs.items()}, "out": str(worker.pool().scratch("reference"))}
+        made = worker.call("edgedl.models:predict", arguments, child=CHILD)
+        if _cacheable(self.custom_objects):
+            _keep({f"{i}.npy": Path(made[name]) for i, name in enumerate(names)}, place)
+        return {name: Path(made[name]) for name in names}
+
+
+def open_model(path: str, *, trust: bool = False, custom_objects: str | None = None, loaded: bool = True) -> ModelFile:
+    """A model and its facts. With `loaded` false the cache will do, and TensorFlow may not even start.
+
+    Raises InputError where there is no such file, or it does not load.
+    """
+    file = Path(path)
+    if not file.exists():
+        message = f"{path}: no such file"
+        raise InputError(message)
+    sha256 = artifacts.model_sha256(file)
+    place = _facts_place(sha256, trust)
+    if not loaded and _cacheable(custom_objects) and place.is_dir():
+        facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+    else:
+        facts = worker.call("edgedl.models:describe", _arguments(file, trust, custom_objects), child=CHILD)
+        if _cacheable(custom_objects):
+            written = worker.pool().scratch("facts") / "facts.json"
+            written.write_text(json.dumps(facts), encoding="utf-8")
+            _keep({"facts.json": written}, place)
+    return ModelFile(path=file, sha256=sha256, facts=facts, trust=trust, custom_objects=custom_objects)
+
+
+def is_known(path: str, *, trust: bool) -> bool:
+    """Whether the cache can tell a model's inputs and outputs without TensorFlow."""
+    file = Path(path)
+    return file.exists() and _facts_place(artifacts.model_sha256(file), trust).is_dir()
+
+
+def _facts_place(sha256: str, trust: bool) -> Path:
+    return _place(sha256, f"trust={trust}", artifacts.versions("keras", "tensorflow"))
+
+
+def _arguments(path: Path, trust: bool, custom_objects: str | None) -> dict[str, Any]:
+    return {"path": str(path), "trust": trust, "custom_objects": custom_objects}
+
+
+def _cacheable(custom_objects: str | None) -> bool:
+    return custom_objects is None  # the user's layers may change while the model's hash does not
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for edgedl."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgedl"
+
+
+def _place(*identity: Any) -> Path:
+    return cache_folder() / "reference" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _keep(files: Mapping[str, Path], place: Path) -> None:
+    """Copy files into the cache, whole or not at all; the oldest make room. A cache that cannot be written is none."""
+    part = place.with_name(f"{place.name}.{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        for name, file in files.items():
+            shutil.copyfile(file, part / name)
+        part.replace(place)
+        _make_room(place.parent)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _make_room(folder: Path) -> None:
+    entries = sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+    total = 0
+    for entry in entries:
+        total += sum(f.stat().st_size for f in entry.iterdir())
+        if total > CACHE_BYTES:
+            shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,167 @@
+"""Golden inputs and outputs: a few samples, and what the artifact gives for them here, to be repeated on a device.
+
+Inputs are as the app feeds them: real values as float32 where the tensor is quantized, what the tensor itself stores
+where it is not, or where the model does its preprocessing. Outputs are real values, float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedl import artifacts, data, preprocessing, worker
+from edgedl.data import Dataset
+from edgedl.errors import InputError, PluginError
+from edgedl.preprocessing.op import Op
+from edgedl.types import AgentRuntime, Artifact, TensorSpec, to_json
+from edgedl.validation import evaluate
+from edgedl.validation.evaluate import Setting
+
+SAMPLES = 4
+INPUT_BYTES = 1_000_000  # of all samples together, unless one alone is larger
+EIGHT_BIT = (
+    2 / 127
+)  # two steps of a signed 8-bit range: such weights or activations are inside, whatever the outputs are
+RELATIVE = {
+    "fp32": 1e-4,
+    "weight_only_wi8_afp32": 1e-4,
+    "weight_only_wi4_afp32": 1e-4,
+    "fp16": 1e-3,
+    "static_wi8_ai16": 1e-3,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """Samples by input name; with them the preprocessing the data asks of the app, and its labels, where it says so."""
+
+    arrays: dict[str, NDArray[Any]]
+    source: str  # data | random
+    preprocessing: tuple[dict[str, Any], ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+def runtime_for(format_: str, preferred: str | None = None) -> tuple[AgentRuntime, str]:
+    """A runtime that starts here, the preferred one first, and its version. Raises PluginError."""
+    chosen, why = artifacts.runtime_for(format_), ""
+    for name in sorted(artifacts.runtimes(format_), key=lambda n: n != preferred):
+        chosen = artifacts.runtime_for(format_, name)
+        found = worker.call(
+            "info",
+            {"runtimes": [name]},
+            child=artifacts.child_of(chosen),
+            interpreter=artifacts.interpreter_of(chosen),
+        )["runtimes"][name]
+        if found["version"]:
+            return chosen, found["version"]
+        why = f"{why}; {name}: {found['why']}" if why else f"{name}: {found['why']}"
+    message = f"no runtime for {format_!r} starts here: {why}. Try: {chosen.install}"
+    raise PluginError(message)
+
+
+def from_data(artifact: Artifact, source: str, seed: int) -> Inputs:
+    """Samples of the user's data, after the preprocessing that is left to the app. Raises InputError."""
+    dataset = data.load(source)
+    left = _left_to_the_app(artifact, dataset)
+    names = data.input_names(dataset, artifact.inputs)
+    ids = data.draw(dataset, SAMPLES, seed)
+    folder = data.subset({n: dataset.arrays[n] for n in names}, ids, worker.pool().scratch("golden"))
+    few = replace(dataset, arrays=dataset.arrays | {n: folder / f"{n}.npy" for n in names}, count=len(ids))
+    bound = data.bind(data.prepare(few, left, names), artifact.inputs, artifact.outputs)
+    arrays = {spec.name: np.load(bound.inputs[spec.name], mmap_mode="r") for spec in artifact.inputs}
+    return Inputs(
+        arrays=_fed(artifact, arrays),
+        source="data",
+        preprocessing=preprocessing.to_json((*dataset.applied, *left)),
+        labels=dataset.labels,
+    )
+
+
+def _left_to_the_app(artifact: Artifact, dataset: Dataset) -> tuple[Op, ...]:
+    inside = artifact.lineage.embedded
+    left = dataset.ops[: len(dataset.ops) - len(inside)]
+    last = preprocessing.to_json(dataset.ops[len(left) :])
+    if to_json(last) != to_json(inside):
+        message = (
+            f"{artifact.path}: has the preprocessing {to_json(inside)} inside, {dataset.source} ends with "
+            f"{to_json(last)}; name the .toml it was exported with"
+        )
+        raise InputError(message)
+    return left
+
+
+def from_seed(artifact: Artifact, seed: int) -> Inputs:
+    """Random samples over the range of each input. Raises InputError where a size is free."""
+    rng = np.random.default_rng(seed)
+    for spec in artifact.inputs:
+        if None in spec.shape[1:]:
+            message = (
+                f"{artifact.path}: input {spec.name!r} has free sizes, {list(spec.shape)}; name samples with --data"
+            )
+            raise InputError(message)
+    arrays = {spec.name: _random(artifact, spec, rng) for spec in artifact.inputs}
+    return Inputs(arrays=_fed(artifact, arrays), source="random")
+
+
+def _random(artifact: Artifact, spec: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
+    """Every code of a quantized or 8-bit input; [0, 1) after preprocessing for floats; 0 and 1 for ids and flags."""
+    shape, dtype = (SAMPLES, *(n or 1 for n in spec.shape[1:])), np.dtype(spec.dtype)
+    inside = artifact.lineage.embedded
+    if dtype.kind in "iu" and (spec.scale or dtype.itemsize == 1):
+        limits = np.iinfo(dtype)
+        codes = rng.integers(limits.min, limits.max, shape, endpoint=True)
+        real = spec.scale and not inside
+        return (codes - spec.zero_point[0]) * spec.scale[0] if real else codes
+    if dtype.kind != "f":
+        return rng.integers(0, 2, shape)
+    values = rng.random(shape)
+    if not inside:
+        return values
+    factor, offset = preprocessing.affine(preprocessing.parse(inside, str(artifact.path)), shape[-1])
+    return (values - offset) / factor
+
+
+def _fed(artifact: Artifact, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """As many samples as fit, in the type that the app feeds."""
+    dtypes = {
+        spec.name: np.dtype(np.float32 if spec.scale and not artifact.lineage.embedded else spec.dtype)
+        for spec in artifact.inputs
+    }
+    sample_bytes = sum(int(np.prod(a.shape[1:])) * dtypes[name].itemsize for name, a in arrays.items())
+    samples = max(1, min(SAMPLES, INPUT_BYTES // max(1, sample_bytes)))
+    return {name: np.ascontiguousarray(a[:samples], dtypes[name]) for name, a in arrays.items()}
+
+
+def run(artifact: Artifact, runtime: AgentRuntime, inputs: Mapping[str, Path]) -> dict[str, NDArray[Any]]:
+    """What the artifact gives in a child: float32 real values by output name. Raises InputError, WorkerError."""
+    files = evaluate.outputs(artifact, Setting(runtime=runtime), inputs, workers=1)
+    return {name: np.load(path) for name, path in files.items()}
+
+
+def tolerance(spec: TensorSpec, scheme: str) -> dict[str, Any]:
+    """How far an output may be from the golden one on another machine.
+
+    `lsb`: steps of the output's scale, one for a quantized output, none for other integers. `relative`: the largest
+    difference over the largest golden value, by scheme.
+    """
+    if spec.scale:
+        return {"unit": "lsb", "value": 1}
+    if np.dtype(spec.dtype).kind != "f":
+        return {"unit": "lsb", "value": 0}
+    return {"unit": "relative", "value": RELATIVE.get(scheme, EIGHT_BIT)}
+
+
+def difference(spec: TensorSpec, unit: str, golden: NDArray[Any], found: NDArray[Any]) -> float:
+    """The largest difference, in `unit`; infinite where shapes differ or a value is not finite."""
+    if golden.shape != found.shape or not (np.isfinite(golden).all() and np.isfinite(found).all()):
+        return float("inf")
+    wide = golden.astype(np.float64)
+    largest = float(np.abs(wide - found).max(initial=0.0))
+    if unit == "lsb":
+        return float(np.rint(largest / (spec.scale[0] if spec.scale else 1.0)))
+    return largest / max(float(np.abs(wide).max(initial=0.0)), float(np.finfo(np.float32).tiny))

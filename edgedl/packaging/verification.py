@@ -1,0 +1,241 @@
+"""Whether a package is what its manifest says, and gives its golden outputs here."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedl import artifacts, data, worker
+from edgedl.errors import EdgedlError, InputError, PluginError
+from edgedl.packaging import golden, manifest
+from edgedl.packaging.extraction import extract
+from edgedl.packaging.zip import write
+from edgedl.types import AgentRuntime, Artifact, Check, Method, TensorSpec, Verdict, to_json
+
+STEPS = ("archive", "manifest", "files", "layout", "tensors", "golden")
+REPLAY_TIMEOUT_S = 120.0
+
+
+def verify(package: Path) -> dict[str, Any]:
+    """`{"verdict": "pass" | "fail", "package", "checks", "findings"}`: a check a step, what does not hold a line each.
+
+    A step that needs what does not hold is `unchecked`. Raises InputError where the file is no package at all, and
+    PluginError where all of it holds but no runtime for its format is installed: then nothing was replayed.
+    """
+    _check_is_archive(package)
+    folder = worker.pool().scratch("package")
+    checks = _checks(package, folder)
+    done = {c.name for c in checks}
+    checks += [
+        Check(name=step, method=Method.STATIC, verdict=Verdict.UNCHECKED, why="not reached")
+        for step in STEPS
+        if step not in done
+    ]
+    findings = [line for c in checks if c.verdict is Verdict.FAIL for line in c.why.split("\n")]
+    verdict = "fail" if findings else "pass"
+    return {"verdict": verdict, "package": str(package), "checks": to_json(checks), "findings": findings}
+
+
+def _checks(package: Path, folder: Path) -> list[Check]:
+    """Checks up to the first whose failure leaves the later ones without a base."""
+    checks = [_check("archive", extract(package, folder))]
+    if _fail(checks):
+        return checks
+    layout = _check("layout", _layout(package, folder))
+    found, problems = manifest.read(folder)
+    checks.append(_check("manifest", problems))
+    if not problems:
+        checks.append(_check("files", _files(folder, found)))
+    if _fail(checks):
+        return [*checks, layout]
+    artifact = _artifact(folder, found)
+    try:
+        runtime, version = golden.runtime_for(artifact.format, found["runtime"]["name"])
+    except PluginError as e:
+        if _fail([layout]):
+            return [*checks, layout]
+        message = f"{package}: manifest and hashes hold, the golden inputs cannot be replayed: {e}"
+        raise PluginError(message) from e
+    checks += [layout, _check("tensors", _tensors(artifact, runtime))]
+    if _fail(checks[-1:]):
+        return checks
+    return checks + _replay(artifact, runtime, version, found["golden"], folder)
+
+
+def _check(name: str, problems: Sequence[str]) -> Check:
+    verdict = Verdict.FAIL if problems else Verdict.PASS
+    return Check(name=name, method=Method.STATIC, verdict=verdict, why="\n".join(problems))
+
+
+def _fail(checks: Sequence[Check]) -> bool:
+    return any(c.verdict is Verdict.FAIL for c in checks)
+
+
+def _check_is_archive(package: Path) -> None:
+    """Raises InputError for a path that holds no zip; a damaged one is still one."""
+    if not package.is_file():
+        what = "is a folder; a package is one file" if package.is_dir() else "no such file"
+        message = f"{package}: {what}"
+        raise InputError(message)
+    try:
+        with package.open("rb") as f:
+            start = f.read(2)
+    except OSError as e:
+        message = f"{package}: cannot be read: {e.strerror}"
+        raise InputError(message) from e
+    if start != b"PK" and not _holds_manifest(package):
+        message = f"{package}: no package: not a zip; write one with edgedl package"
+        raise InputError(message)
+
+
+def _holds_manifest(package: Path) -> bool:
+    """Whether a file that does not start as a zip ends as one that is a package: its first bytes were changed."""
+    try:
+        with zipfile.ZipFile(package) as archive:
+            return manifest.NAME in archive.namelist()
+    except zipfile.BadZipFile:
+        return False
+
+
+def _layout(package: Path, folder: Path) -> list[str]:
+    """Whether the archive is the one that edgedl makes of this content: so every byte of it is accounted for."""
+    again = worker.pool().scratch("layout") / "package.zip"
+    write(folder, again)
+    if data.file_sha256(package) == data.file_sha256(again):
+        return []
+    size, ours = package.stat().st_size, again.stat().st_size
+    return [f"changed or packed again: edgedl writes this content as another archive ({ours:,} bytes, not {size:,})"]
+
+
+def _files(folder: Path, found: Mapping[str, Any]) -> list[str]:
+    """What is missing, extra, changed, or says something else than the manifest."""
+    there = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    there.pop(manifest.NAME)
+    told: dict[str, str] = found["files"]
+    problems = [f"{name[:80]!r} is missing" for name in sorted(told.keys() - there.keys())]
+    problems += [f"{name!r} is not in the manifest" for name in sorted(there.keys() - told.keys())]
+    both = sorted(told.keys() & there.keys())
+    changed = [name for name in both if data.file_sha256(there[name]) != told[name]]
+    problems += [f"{name!r} was changed: its SHA-256 is not the manifest's" for name in changed]
+    return problems or _contradictions(folder, found)
+
+
+def _contradictions(folder: Path, found: Mapping[str, Any]) -> list[str]:
+    problems = []
+    size = (folder / found["artifact"]["file"]).stat().st_size
+    if size != found["artifact"]["size_bytes"]:
+        problems.append(f"the artifact has {size:,} bytes, the manifest says {found['artifact']['size_bytes']:,}")
+    labels = folder / manifest.LABELS
+    lines = labels.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if labels.exists() else []
+    if lines != found["labels"]:
+        problems.append(f"{manifest.LABELS} has other labels than the manifest")
+    try:
+        steps = json.loads((folder / manifest.PREPROCESSING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        steps = None
+    if steps != {key: found[key] for key in ("preprocessing", "embedded")}:
+        problems.append(f"{manifest.PREPROCESSING} has other steps than the manifest")
+    return problems
+
+
+def _artifact(folder: Path, found: Mapping[str, Any]) -> Artifact:
+    about = found["artifact"]
+    return Artifact(
+        path=folder / about["file"],
+        format=about["format"],
+        scheme=about["scheme"],
+        sha256=about["sha256"],
+        size_bytes=about["size_bytes"],
+        compressed_bytes=about["compressed_bytes"],
+        inputs=artifacts.specs_from_json(found["inputs"]),
+        outputs=artifacts.specs_from_json(found["outputs"]),
+        lineage=artifacts.lineage_from_json(found["lineage"]),
+    )
+
+
+def _tensors(artifact: Artifact, runtime: AgentRuntime) -> list[str]:
+    """Where the inputs and outputs that the runtime sees are not the manifest's."""
+    try:
+        seen = worker.call(
+            "describe",
+            {"artifact": str(artifact.path), "runtime": runtime.name},
+            child=artifacts.child_of(runtime),
+            interpreter=artifacts.interpreter_of(runtime),
+            timeout_s=REPLAY_TIMEOUT_S,
+        )
+    except EdgedlError as e:
+        return [f"the artifact does not load: {e}"]
+    problems = []
+    for side, told in (("input", artifact.inputs), ("output", artifact.outputs)):
+        real = artifacts.specs_from_json(seen[f"{side}s"])
+        if {s.name for s in real} != {s.name for s in told}:
+            problems.append(f"the artifact's {side}s are {_names(real)}, the manifest says {_names(told)}")
+            continue
+        by_name = {s.name: s for s in real}
+        problems += [
+            f"{side} {spec.name!r}: the artifact has {_shown(by_name[spec.name])}, the manifest says {_shown(spec)}"
+            for spec in told
+            if not _same(spec, by_name[spec.name])
+        ]
+    return problems
+
+
+def _same(told: TensorSpec, real: TensorSpec) -> bool:
+    """Alike as far as the runtime knows: it gives free sizes a value, and ONNX Runtime tells no scales."""
+    fits = all(None in pair or pair[0] == pair[1] for pair in zip(told.shape, real.shape, strict=False))
+    if told.dtype != real.dtype or len(told.shape) != len(real.shape) or not fits:
+        return False
+    if not real.scale:
+        return True
+    alike = len(told.scale) == len(real.scale) and np.allclose(told.scale, real.scale, rtol=1e-6, atol=0)
+    return bool(alike) and told.zero_point == real.zero_point
+
+
+def _names(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(repr(s.name) for s in specs)
+
+
+def _shown(spec: TensorSpec) -> str:
+    shape = ", ".join("any" if n is None else str(n) for n in spec.shape)
+    return f"{spec.dtype} ({shape})" + (f", scale {spec.scale}, zero point {spec.zero_point}" if spec.scale else "")
+
+
+def _replay(
+    artifact: Artifact, runtime: AgentRuntime, version: str, told: Mapping[str, Any], folder: Path
+) -> list[Check]:
+    """A check an output: the largest difference to the golden one, against the manifest's tolerance."""
+    inputs = {name: folder / file for name, file in told["inputs"].items()}
+    try:
+        expected = {name: np.load(folder / file) for name, file in told["outputs"].items()}
+        found = golden.run(artifact, runtime, inputs)
+    except (EdgedlError, ValueError, OSError, EOFError, TypeError) as e:
+        return [_check("golden", [f"the golden inputs cannot be replayed: {e}"])]
+    on = f"{runtime.name} {version}"
+    return [
+        _compared(spec, told["tolerance"][spec.name], expected[spec.name], found[spec.name], on)
+        for spec in artifact.outputs
+    ]
+
+
+def _compared(
+    spec: TensorSpec, limit: Mapping[str, Any], expected: NDArray[Any], found: NDArray[Any], on: str
+) -> Check:
+    unit = limit["unit"]
+    measured = golden.difference(spec, unit, expected, found)
+    holds = measured <= limit["value"]
+    shown = f"{measured:g} {unit}" if np.isfinite(measured) else "not comparable: another shape, or not finite"
+    return Check(
+        name="golden",
+        measured=measured if np.isfinite(measured) else None,
+        limit=limit["value"],
+        unit=unit,
+        method=Method.MEASURED_HOST,
+        verdict=Verdict.PASS if holds else Verdict.FAIL,
+        why=f"golden output {spec.name!r}: {shown} off on {on}, {limit['value']:g} {unit} are allowed",
+    )

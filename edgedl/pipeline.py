@@ -1,0 +1,264 @@
+"""The one look: DATA -> train -> MODEL -> export -> ARTIFACT -> validate -> REPORT -> package -> PACKAGE.
+
+Every arrow is one function, one command of the same name, and can be called alone. Paths are strings or Paths;
+errors are those of `edgedl.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edgedl import (
+    artifacts,
+    data,
+    exporting,
+    inspection,
+    model_file,
+    packaging,
+    preprocessing,
+    readers,
+    reporting,
+    targets,
+    training,
+    worker,
+)
+from edgedl.errors import InputError
+from edgedl.types import Artifact, ExportOptions, Report, Scheme, Target, Verdict, to_json
+from edgedl.validation import benchmark as benchmarking
+from edgedl.validation import planning, statistics
+from edgedl.validation.gates import Gates, parse_limits
+from edgedl.validation.validate import Request
+from edgedl.validation.validate import validate as run_validation
+
+StrPath = str | Path
+
+
+def train(
+    *,
+    model: str,
+    data: StrPath,
+    out: StrPath,
+    evaluation: StrPath | None = None,
+    epochs: int = 30,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    patience: int = 5,
+    seed: int = 0,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Train an architecture by name, or what `module:function` returns, and write it. The facts of the run."""
+    return training.train_to(
+        Path(out),
+        model=model,
+        source=str(data),
+        evaluation=str(evaluation) if evaluation else None,
+        options={
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "patience": patience or None,
+            "seed": seed,
+        },
+        force=force,
+    )
+
+
+def inspect(
+    file: StrPath,
+    *,
+    target: str | None = None,
+    diff: StrPath | None = None,
+    trust: bool = False,
+    custom_objects: str | None = None,
+) -> dict[str, Any]:
+    """What is in a model or an artifact; with `target` its static checks, with `diff` what another file has instead."""
+    loading: dict[str, Any] = {"trust": trust, "custom_objects": custom_objects}
+    found = inspection.inspect(Path(file), target=targets.load(target) if target else None, **loading)
+    if diff:
+        found["diff"] = inspection.difference(found, inspection.inspect(Path(diff), target=None, **loading))
+    return found
+
+
+def export(
+    model: StrPath,
+    out: StrPath,
+    *,
+    format_: str | None = None,
+    scheme: str | None = None,
+    target: str | None = None,
+    calibration_data: StrPath | None = None,
+    samples: int = 200,
+    io: Literal["float", "int8", "uint8", "int16"] | None = None,
+    shapes: Sequence[str] = (),
+    opset: int | None = None,
+    embed_preprocessing: bool = False,
+    labels: StrPath | None = None,
+    seed: int = 0,
+    force: bool = False,
+    trust: bool = False,
+    custom_objects: str | None = None,
+) -> Artifact:
+    """Write a model in a format, quantized by a scheme, with its sidecar `OUT.edgedl.json`."""
+    path, chosen = Path(out), Scheme.parse(scheme or Scheme.FP32)
+    exporter = exporting.exporter_for(format_, path, chosen)
+    profile = targets.load(target) if target else None
+    if profile and exporter.format not in profile.formats:
+        message = f"target {profile.id} takes {', '.join(profile.formats)}, not {exporter.format}"
+        raise InputError(message)
+    if chosen.is_static and calibration_data is None:
+        message = f"scheme {chosen.value} is calibrated: name data with --calibration-data"
+        raise InputError(message)
+    artifacts.check_output(path, force=force)
+    loading = {"path": str(model), "trust": trust, "custom_objects": custom_objects}
+    if Path(model).exists():
+        worker.ahead("edgedl.models:describe", loading, child=model_file.CHILD)  # while the data is read
+    dataset = data.load(str(calibration_data)) if calibration_data else None
+    source = model_file.open_model(str(model), trust=trust, custom_objects=custom_objects)
+    named = _labels(labels) or tuple(artifacts.read_sidecar(Path(model)).get("labels", ()))
+    calibration = exporting.calibrate(
+        source, dataset, samples=samples, seed=seed, draw=chosen.is_static, embed=embed_preprocessing, labels=named
+    )
+    options = ExportOptions(
+        io=io or (profile.io if profile and chosen.is_static else "float"),
+        shapes=_shapes(shapes),
+        seed=seed,
+        embed_preprocessing=calibration.embedded,
+        preprocessing=tuple(preprocessing.to_json(calibration.left)),
+        labels=calibration.labels,
+        opset=opset,
+        trust=trust,
+        custom_objects=custom_objects,
+    )
+    with artifacts.staged(path, force=force) as part:
+        made = exporting.make(source, exporter, part, scheme=chosen, calibration=calibration, options=options)
+    artifact = replace(made, path=path)
+    artifacts.write_sidecar(path, to_json(replace(made, path=Path(path.name))))
+    return artifact
+
+
+def validate(
+    artifact: StrPath,
+    *,
+    reference: StrPath,
+    data: StrPath,
+    metrics: Sequence[str] = (),
+    max_drop: str | None = None,
+    gate: statistics.Gate = "prove",
+    limits: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    runtime: str | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    trust: bool = False,
+    custom_objects: str | None = None,
+) -> Report:
+    """Compare an artifact with its reference, a model or another artifact, on data; judge by the user's limits."""
+    return run_validation(
+        Request(
+            artifact=Path(artifact),
+            reference=str(reference),
+            data=str(data),
+            metrics=tuple(metrics),
+            gates=Gates(max_drop=max_drop, gate=gate, limits=parse_limits(limits)),
+            targets=_profiles(targets),
+            runtime=runtime,
+            threads=threads,
+            seed=seed,
+            trust=trust,
+            custom_objects=custom_objects,
+        )
+    )
+
+
+def plan(data: StrPath, *, max_drop: str | None) -> dict[str, Any]:
+    """How many samples the gate needs before it can decide; runs nothing but the reading of the data."""
+    return planning.plan(str(data), Gates(max_drop=max_drop))
+
+
+def benchmark(
+    files: Sequence[StrPath],
+    *,
+    targets: Sequence[str] = (),
+    runtime: str | None = None,
+    threads: int = 1,
+    repeats: int = 200,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Time artifacts on this machine on seeded random input, taking turns; ratios are to the first."""
+    paths = [Path(f) for f in files]
+    return benchmarking.run(paths, _profiles(targets), runtime=runtime, threads=threads, repeats=repeats, seed=seed)
+
+
+def package(
+    artifact: StrPath,
+    *,
+    platforms: Sequence[str],
+    out: StrPath,
+    data: StrPath | None = None,
+    labels: StrPath | None = None,
+    report: StrPath | None = None,
+    name: str | None = None,
+    version: str = "1.0.0",
+    seed: int = 0,
+    force: bool = False,
+) -> list[Path]:
+    """Pack an artifact for each platform into the folder `out`."""
+    return packaging.pack(
+        Path(artifact),
+        platforms=platforms,
+        out=Path(out),
+        data=str(data) if data else None,
+        labels=str(labels) if labels else None,
+        report=str(report) if report else None,
+        name=name,
+        version=version,
+        seed=seed,
+        force=force,
+    )
+
+
+def verify(package: StrPath) -> dict[str, Any]:
+    """Whether a package is what its manifest says and gives its golden outputs here."""
+    return packaging.verify(Path(package))
+
+
+def report(run: StrPath, *, force: bool = False) -> list[Path]:
+    """Write the page of a run folder again, from the reports of its validations."""
+    folder = Path(run)
+    found = [one for path in sorted(folder.glob("*/report.json")) for one in reporting.read(path)]
+    if not found:
+        message = f"{run}: no validation has been done in it: no */report.json"
+        raise InputError(message)
+    artifacts.check_output(folder / "report.html", force=force)
+    return reporting.write(found, folder)
+
+
+def exit_code(verdict: Verdict, on_inconclusive: str = "fail") -> int:
+    """0 pass, 6 fail, 7 inconclusive or unchecked; `warn` and `pass` let an inconclusive one go."""
+    if verdict is Verdict.INCONCLUSIVE and on_inconclusive != "fail":
+        return 0
+    return {Verdict.FAIL: 6, Verdict.UNCHECKED: 7, Verdict.INCONCLUSIVE: 7}.get(verdict, 0)
+
+
+def _profiles(names: Sequence[str]) -> tuple[Target, ...]:
+    return tuple(targets.load(name) for name in names)
+
+
+def _labels(file: StrPath | None) -> tuple[str, ...]:
+    return readers.read_labels(Path(file)) if file else ()
+
+
+def _shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`image=1,32,32,3` and the like, by input name. Raises InputError."""
+    shapes = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        try:
+            shapes[name] = tuple(int(size) for size in sizes.split(","))
+        except ValueError as e:
+            message = f"--shape: NAME=1,H,W,C is needed, got {text!r}"
+            raise InputError(message) from e
+    return shapes

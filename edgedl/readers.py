@@ -1,0 +1,289 @@
+"""Readers of the user's data: each stages one kind of source as .npy files in a folder of the pool's."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import sys
+import wave
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl import preprocessing, toml, worker
+from edgedl.data import EXTRAS, Array, Dataset, file_sha256, write_slices
+from edgedl.errors import EdgedlError, InputError
+from edgedl.preprocessing.op import Op
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+SAMPLES = (*IMAGES, ".wav", ".npy")
+
+
+def _dataset(source: str, folder: Path, sha256: str, labels: Sequence[str] = ()) -> Dataset:
+    files = {path.stem: path for path in sorted(folder.glob("*.npy"))}
+    arrays = {name: path for name, path in files.items() if name not in EXTRAS}
+    extras = {name: path for name, path in files.items() if name in EXTRAS}
+    first = next(iter(arrays.values()), None)
+    count = len(np.load(first, mmap_mode="r")) if first else 0
+    found = Dataset(source=source, arrays=arrays, extras=extras, count=count, sha256=sha256, labels=tuple(labels))
+    return _with_codes(found)
+
+
+def _with_codes(dataset: Dataset) -> Dataset:
+    """Text labels as indices into the sorted list of labels."""
+    if "y" not in dataset.arrays or dataset.open("y").dtype.kind not in "US":
+        return dataset
+    text = np.asarray(dataset.open("y")).astype(str).reshape(-1)
+    labels = dataset.labels or tuple(np.unique(text).tolist())
+    np.save(dataset.arrays["y"], _codes(text, labels, dataset.source))
+    return replace(dataset, labels=labels)
+
+
+def _codes(text: Array, labels: Sequence[str], source: str) -> Array:
+    index = {label: i for i, label in enumerate(labels)}
+    unknown = sorted(set(text.tolist()) - set(index))
+    if unknown:
+        message = f"{source}: label {unknown[0]!r} is not among the labels {', '.join(labels)}"
+        raise InputError(message)
+    return np.array([index[t] for t in text.tolist()], np.int64)
+
+
+def read_npz(path: Path) -> Dataset:
+    """`x`, `y` or input and output names; optional `slice`, `group`, `sequence`."""
+    folder = worker.pool().scratch("data")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                name = Path(member).name
+                if name != member or not name.endswith(".npy"):
+                    message = f"{path}: {member!r} is no array; a .npz of numpy.savez is needed"
+                    raise InputError(message)
+                archive.extract(member, folder)
+    except (zipfile.BadZipFile, EOFError, zipfile.zlib.error) as e:  # type: ignore[attr-defined]
+        message = f"{path}: not a readable .npz: {e}"
+        raise InputError(message) from e
+    for file in list(folder.glob("*.npy")):
+        try:
+            array = np.load(file, mmap_mode="r")
+        except ValueError as e:
+            message = f"{path}: array {file.stem!r} holds Python objects or is damaged: {e}"
+            raise InputError(message) from e
+        if array.ndim == 0:
+            file.unlink()  # a scalar is no samples: numpy.savez keeps such notes beside the data
+    return _dataset(str(path), folder, file_sha256(path))
+
+
+def read_folder(path: Path, ops: tuple[Op, ...] = ()) -> Dataset:
+    """One folder a class, named by it, with images (Pillow), .wav or .npy files of one shape once `ops` are applied."""
+    classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    files = [(f, i) for i, c in enumerate(classes) for f in sorted(c.rglob("*")) if f.suffix.lower() in SAMPLES]
+    if not files:
+        message = f"{path}: no samples: a folder of class folders with {', '.join(SAMPLES)} files is needed"
+        raise InputError(message)
+    return _staged_files(path, [f for f, _ in files], np.array([i for _, i in files]), [c.name for c in classes], ops)
+
+
+def _staged_files(source: Path, files: list[Path], y: Array, labels: Sequence[str], ops: tuple[Op, ...]) -> Dataset:
+    """Samples that lie in files, one array. `ops` are applied a sample at a time, so that sizes may differ."""
+    folder = worker.pool().scratch("data")
+    shape: tuple[int, ...] | None = None
+    counts = []
+
+    def rows() -> Iterator[Array]:
+        nonlocal shape
+        for file in files:
+            samples = preprocessing.apply(ops, decode(file)[None])
+            shape = shape or samples.shape[1:]
+            if samples.shape[1:] != shape:
+                message = (
+                    f"{file}: shape {samples.shape[1:]}, the first sample has {shape}; "
+                    "name a [[preprocess]] step (resize, crop, window) in a .toml"
+                )
+                raise InputError(message)
+            counts.append(len(samples))  # a window may cut one file into several samples
+            yield samples
+
+    write_slices(folder / "x.npy", rows())
+    np.save(folder / "y.npy", np.repeat(y, counts))
+    return _dataset(str(source), folder, file_sha256(*files), labels)
+
+
+def decode(file: Path) -> Array:
+    """One sample: an image (height, width, channels) uint8, a .wav (samples,) float32 in [-1, 1), a .npy as it is."""
+    try:
+        if file.suffix.lower() == ".npy":
+            return np.load(file)  # type: ignore[no-any-return]
+        return _decode_wav(file) if file.suffix.lower() == ".wav" else _decode_image(file)
+    except (OSError, ValueError, EOFError, wave.Error) as e:
+        message = f"{file}: cannot be read: {e}"
+        raise InputError(message) from e
+
+
+def _decode_image(file: Path) -> Array:
+    try:
+        from PIL import Image
+    except ImportError as e:
+        message = f"{file}: reading images needs Pillow: pip install 'edgedl[image]'"
+        raise InputError(message) from e
+    with Image.open(file) as image:
+        gray = image.mode in ("L", "1", "I;16")
+        array = np.asarray(image.convert("L" if gray else "RGB"))
+    return array[..., None] if gray else array
+
+
+def _decode_wav(file: Path) -> Array:
+    with wave.open(str(file)) as f:
+        if f.getsampwidth() != 2 or f.getnchannels() != 1:
+            message = f"16-bit mono is needed, got {8 * f.getsampwidth()}-bit, {f.getnchannels()} channels"
+            raise ValueError(message)
+        return np.frombuffer(f.readframes(f.getnframes()), "<i2").astype(np.float32) / 32768
+
+
+def read_csv(
+    path: Path, *, target: str = "y", shape: Sequence[int] | None = None, labels: Sequence[str] = ()
+) -> Dataset:
+    """Numeric columns as `x` (samples, columns), reshaped to `shape`; column `target` as `y`, if there is one."""
+    with path.open(newline="", encoding="utf-8-sig") as f:
+        try:
+            header, *rows = csv.reader(f)
+        except (ValueError, UnicodeDecodeError, csv.Error) as e:
+            message = f"{path}: no header line, or not a text file: {e}"
+            raise InputError(message) from e
+    rows = [row for row in rows if row]
+    columns = [c.strip() for c in header]
+    if target not in columns and target != "y":
+        message = f"{path}: no column {target!r}; it has {', '.join(columns)}"
+        raise InputError(message)
+    features = [i for i, c in enumerate(columns) if c != target and c not in EXTRAS]
+    for line, row in enumerate(rows, 2):
+        if len(row) != len(columns):
+            message = f"{path}: line {line} has {len(row)} columns, the header {len(columns)}"
+            raise InputError(message)
+    x = _numbers(path, columns, rows, features).astype(np.float32)
+    if shape:
+        if int(np.prod(shape)) != x.shape[1]:
+            message = f"{path}: shape {tuple(shape)} needs {int(np.prod(shape))} columns, there are {x.shape[1]}"
+            raise InputError(message)
+        x = x.reshape(-1, *shape)
+    folder = worker.pool().scratch("data")
+    np.save(folder / "x.npy", x)
+    for name in [target, *EXTRAS]:
+        if name in columns:
+            column = np.array([row[columns.index(name)].strip() for row in rows])
+            np.save(folder / f"{'y' if name == target else name}.npy", _typed(column))
+    return _dataset(str(path), folder, file_sha256(path), labels)
+
+
+def _numbers(path: Path, columns: list[str], rows: list[list[str]], wanted: list[int]) -> Array:
+    try:
+        return np.array([[float(row[i]) for i in wanted] for row in rows]).reshape(len(rows), len(wanted))
+    except ValueError:
+        for line, row in enumerate(rows, 2):
+            for i in wanted:
+                try:
+                    float(row[i])
+                except ValueError:
+                    message = f"{path}: line {line}, column {columns[i]!r}: {row[i]!r} is no number"
+                    raise InputError(message) from None
+        raise
+
+
+def _typed(column: Array) -> Array:
+    for dtype in (np.int64, np.float32):
+        try:
+            return column.astype(dtype)
+        except ValueError:
+            continue
+    return column
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """A `.toml` that names data with its preprocessing and labels; paths are relative to it."""
+
+    data: str
+    labels: tuple[str, ...] | str = ""
+    target: str = "y"
+    shape: tuple[int, ...] | None = None
+    preprocess: tuple[dict[str, Any], ...] = ()
+
+
+def read_toml(path: Path) -> Dataset:
+    """What the table's `data` names, with its `labels` (a list, or a file with one a line) and `[[preprocess]]`."""
+    table = toml.build(DataFile, toml.parse(path), str(path))
+    ops = preprocessing.parse(table.preprocess, where=str(path))
+    labels = _labels(path, table.labels)
+    inner = path.parent / table.data
+    if inner.suffix == ".csv" and inner.exists():
+        found = read_csv(inner, target=table.target, shape=table.shape, labels=labels)
+    elif inner.is_dir():
+        applied, ops = preprocessing.split_embeddable(ops)  # files of different sizes are resized one at a time
+        found = replace(read_folder(inner, applied), applied=applied)
+    elif inner.suffix == ".npz" and inner.exists():
+        found = read_npz(inner)
+    elif ":" in table.data:
+        found = read_function(table.data)
+    else:
+        message = f"{path}: data: no such file or folder: {table.data}"
+        raise InputError(message)
+    return replace(found, source=str(path), labels=labels or found.labels, ops=ops)
+
+
+def _labels(path: Path, labels: tuple[str, ...] | str) -> tuple[str, ...]:
+    if isinstance(labels, str):
+        return read_labels(path.parent / labels) if labels else ()
+    return labels
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names, one a line. Raises InputError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        message = f"{path}: labels cannot be read: {e}; a text file with one name a line is needed"
+        raise InputError(message) from e
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def read_function(name: str) -> Dataset:
+    """What `module:function` gives, called in a child: a dict of arrays, (x, y), or an iterable of such batches."""
+    folder = worker.pool().scratch("data")
+    found = worker.call("edgedl.readers:stage_function", {"name": name, "folder": str(folder)}, child="data")
+    files = [folder / f"{n}.npy" for n in found]
+    return _dataset(name, folder, file_sha256(*files))
+
+
+def stage_function(name: str, folder: str) -> list[str]:
+    """Child side of `read_function`: write one .npy an array, batch by batch; the names written."""
+    sys.path.insert(0, str(Path.cwd()))
+    module, _, attribute = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as e:
+        message = f"{name}: {e}"
+        raise InputError(message) from e
+    try:
+        result = function()
+    except EdgedlError:
+        raise
+    except Exception as e:
+        message = f"{name} raised {type(e).__name__}: {e}"
+        raise InputError(message) from e
+    single = isinstance(result, dict) or (
+        isinstance(result, tuple) and len(result) == 2 and hasattr(result[0], "shape")
+    )
+    parts: dict[str, list[Array]] = {}
+    for batch in [result] if single else result:
+        named = batch if isinstance(batch, dict) else dict(zip(("x", "y"), batch, strict=False))
+        for key, value in named.items():
+            parts.setdefault(key, []).append(np.asarray(value))
+    for key, arrays in parts.items():
+        write_slices(Path(folder, f"{key}.npy"), arrays)
+    return sorted(parts)
+
+
+READERS: dict[str, Callable[[Path], Dataset]] = {".npz": read_npz, ".csv": read_csv, ".toml": read_toml}

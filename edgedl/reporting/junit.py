@@ -1,0 +1,78 @@
+"""Reports as JUnit XML, for the test page of a CI server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+from xml.etree import ElementTree
+
+from edgedl.reporting import text
+from edgedl.types import Check, Report, Verdict
+
+OnInconclusive = Literal["fail", "warn", "pass"]
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
+
+
+def render(reports: Report | Sequence[Report], *, on_inconclusive: OnInconclusive = "fail") -> str:
+    """JUnit XML: a suite a report, a case a check that counts, a property a check for information.
+
+    `fail` and `unchecked` are failures, since neither is a pass and the command exits with 6 or 7. `inconclusive` is a
+    failure, a skipped case under `on_inconclusive="warn"`, or a passed one under `"pass"`; its reason stays in the
+    case. The failure's `type` is the verdict.
+    """
+    many = [reports] if isinstance(reports, Report) else list(reports)
+    root = ElementTree.Element("testsuites", name="edgedl validate")
+    totals = {"tests": 0, "failures": 0, "skipped": 0}
+    for report in many:
+        suite = _suite(report, on_inconclusive)
+        root.append(suite)
+        totals = {key: count + int(suite.attrib[key]) for key, count in totals.items()}
+    root.attrib.update({key: str(count) for key, count in totals.items()}, errors="0")
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _suite(report: Report, on_inconclusive: OnInconclusive) -> ElementTree.Element:
+    suite = ElementTree.Element("testsuite", name=_clean(report.artifact))
+    facts = {"reference": report.reference, "data": report.data, "verdict": report.verdict.value}
+    info = [check for check in report.checks if check.verdict is Verdict.INFO]
+    facts |= {_title(check): f"{_measured(check)} ({check.method.value})" for check in info}
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in facts.items():
+        ElementTree.SubElement(properties, "property", name=_clean(name), value=_clean(value))
+    cases = [_case(report, check, on_inconclusive) for check in report.checks if check.verdict is not Verdict.INFO]
+    suite.extend(cases)
+    failures = sum(case.find("failure") is not None for case in cases)
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    suite.attrib |= {"tests": str(len(cases)), "failures": str(failures), "errors": "0", "skipped": str(skipped)}
+    return suite
+
+
+def _case(report: Report, check: Check, on_inconclusive: OnInconclusive) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", classname=_clean(report.artifact), name=_clean(_title(check)))
+    limit = f", limit {text.limit(check)}" if check.limit is not None else ""
+    facts = _clean(f"{_measured(check)}{limit} ({check.method.value})")
+    message = _clean(f"{check.verdict.value}: {check.why or facts}")
+    if check.verdict is Verdict.PASS or (check.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "pass"):
+        ElementTree.SubElement(case, "system-out").text = facts if check.verdict is Verdict.PASS else message
+    elif check.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "warn":
+        ElementTree.SubElement(case, "skipped", message=message)
+    else:
+        ElementTree.SubElement(case, "failure", type=check.verdict.value, message=message).text = facts
+    return case
+
+
+def _measured(check: Check) -> str:
+    if check.measured is None or check.low is None:
+        return text.measured(check)
+    return text.interval(check.measured, check.low, check.high, text.unit_of(check))
+
+
+def _title(check: Check) -> str:
+    return f"{check.name} [{check.target}]" if check.target else check.name
+
+
+def _clean(value: str) -> str:
+    """`value` without the characters that XML 1.0 cannot hold."""
+    return NOT_XML.sub("\ufffd", value)

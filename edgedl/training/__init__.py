@@ -1,0 +1,5 @@
+"""Built-in architectures and the training command."""
+
+from edgedl.training.job import train_to
+
+__all__ = ["train_to"]

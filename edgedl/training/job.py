@@ -1,0 +1,69 @@
+"""Parent side of `edgedl train`: data staged, the child run, the model published with its sidecar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgedl import artifacts, data, model_file, preprocessing, worker
+from edgedl.data import Dataset
+from edgedl.errors import InputError
+from edgedl.training import architectures
+from edgedl.types import Lineage, to_json
+
+FRAMEWORKS = ("tensorflow", "keras", "numpy")
+
+
+def train_to(
+    out: Path, *, model: str, source: str, evaluation: str | None, options: dict[str, Any], force: bool
+) -> dict[str, Any]:
+    """Train and write `out`, a .keras, with labels, preprocessing and lineage beside it. The facts of the run.
+
+    Raises InputError, WorkerError.
+    """
+    if out.suffix != ".keras":
+        message = f"{out}: a trained model is written as .keras; name it so"
+        raise InputError(message)
+    if ":" not in model:
+        architectures.find(model)  # an unknown name is said before anything is read
+    artifacts.check_output(out, force=force)
+    worker.ahead("edgedl.models:warm", {}, child=model_file.CHILD)  # TensorFlow loads while the data is read
+    staged = data.load(source)
+    judged = data.load(evaluation) if evaluation else None
+    with artifacts.staged(out, force=force) as part:
+        arguments = {
+            "model": model,
+            "data": _arrays(staged),
+            "evaluation": _arrays(judged) if judged else None,
+            "out": str(part),
+            "options": options,
+        }
+        facts: dict[str, Any] = worker.call("edgedl.training.train:train", arguments, child=model_file.CHILD)
+        sha256 = artifacts.model_sha256(part)
+    lineage = Lineage(
+        model_sha256=sha256,
+        data_sha256=staged.sha256,
+        preprocessing=tuple(_preprocessing(staged)),
+        labels=staged.labels,
+        seed=options["seed"],
+        versions=artifacts.versions(*FRAMEWORKS),
+    )
+    told = facts | {"model": model, "path": out.name, "sha256": sha256, "labels": staged.labels, "lineage": lineage}
+    artifacts.write_sidecar(out, to_json(told))
+    return facts | {"path": str(out)}
+
+
+def _arrays(dataset: Dataset) -> dict[str, Any]:
+    """Inputs are `x`, or every array whose name does not begin with y; the model's own names then decide."""
+    raw = [n for n in dataset.arrays if n == "x"] or [n for n in dataset.arrays if not n.startswith("y")]
+    ready = data.prepare(dataset, dataset.ops, raw)
+    return {
+        "inputs": {name: str(ready.arrays[name]) for name in raw},
+        "targets": {name: str(path) for name, path in ready.arrays.items() if name not in raw},
+        "labels": list(dataset.labels),
+        "count": ready.count,
+    }
+
+
+def _preprocessing(dataset: Dataset) -> tuple[dict[str, Any], ...]:
+    return preprocessing.to_json((*dataset.applied, *dataset.ops))

@@ -1,0 +1,347 @@
+"""The nouns: frozen dataclasses, closed sets, and the protocols that plugins implement."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgedl.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+class Scheme(StrEnum):
+    """How numbers are stored: `static_wi8_ai8` is int8 weights, int8 activations, calibrated."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    DYNAMIC_WI8_AFP32 = "dynamic_wi8_afp32"
+    WEIGHT_ONLY_WI8_AFP32 = "weight_only_wi8_afp32"
+    STATIC_WI8_AI8 = "static_wi8_ai8"
+    STATIC_WI8_AI16 = "static_wi8_ai16"
+    WEIGHT_ONLY_WI4_AFP32 = "weight_only_wi4_afp32"
+
+    @property
+    def is_static(self) -> bool:
+        """Whether activations are quantized ahead, which takes calibration data."""
+        return self.value.startswith("static_")
+
+    @classmethod
+    def parse(cls, text: str) -> Scheme:
+        """The scheme named by `text`, aliases included. Raises InputError."""
+        try:
+            return cls(SCHEME_ALIASES.get(text, text))
+        except ValueError:
+            allowed = ", ".join([*cls, *SCHEME_ALIASES])
+            message = f"no such scheme: {text!r}; allowed: {allowed}"
+            raise InputError(message) from None
+
+
+SCHEME_ALIASES = {
+    "dynamic": "dynamic_wi8_afp32",
+    "int8": "static_wi8_ai8",
+    "int16x8": "static_wi8_ai16",
+    "int4": "weight_only_wi4_afp32",
+}
+
+
+class Method(StrEnum):
+    """Where a figure comes from; no figure travels without it."""
+
+    MEASURED_DEVICE = "measured-device"
+    MEASURED_HOST = "measured-host"
+    EMULATED = "emulated"
+    VENDOR_ESTIMATE = "vendor-estimate"
+    PREDICTED = "predicted"
+    STATIC = "static"
+
+
+class Verdict(StrEnum):
+    """What a check concludes, worst first; `info` never counts."""
+
+    FAIL = "fail"
+    UNCHECKED = "unchecked"
+    INCONCLUSIVE = "inconclusive"
+    PASS = "pass"
+    INFO = "info"
+
+    @classmethod
+    def worst(cls, verdicts: list[Verdict]) -> Verdict:
+        """The worst of those that count; `pass` where none does."""
+        order = list(cls)
+        counted = [v for v in verdicts if v is not cls.INFO]
+        return min(counted, key=order.index, default=cls.PASS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output: `shape` has None where a size is free, `scale` one value or one per slice of `axis`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    axis: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """Where an artifact comes from: enough to make it again."""
+
+    model_sha256: str = ""
+    data_sha256: str | None = None
+    calibration_ids: tuple[int, ...] = ()
+    calibration_hashes: tuple[str, ...] = ()  # of the samples, so that overlap is seen across files
+    recipe: str | None = None
+    scheme: str = ""
+    preprocessing: tuple[dict[str, Any], ...] = ()  # what is left to the app
+    embedded: tuple[dict[str, Any], ...] = ()  # what the model now does itself
+    labels: tuple[str, ...] = ()
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A file that a device can run. `compressed_bytes` is its size under zlib level 9: what a store sends."""
+
+    path: Path
+    format: str
+    scheme: str
+    sha256: str
+    size_bytes: int
+    compressed_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    lineage: Lineage
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One figure with its method and, where the user set a limit, its verdict."""
+
+    name: str
+    target: str | None = None
+    measured: float | None = None
+    low: float | None = None
+    high: float | None = None
+    limit: float | None = None
+    unit: str = ""
+    method: Method
+    verdict: Verdict = Verdict.INFO
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The evidence for one artifact: its checks, and what pictures are drawn from (`details`, JSON-able)."""
+
+    artifact: str
+    reference: str
+    data: str
+    targets: tuple[str, ...]
+    checks: tuple[Check, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the checks."""
+        return Verdict.worst([c.verdict for c in self.checks])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRuntime:
+    """A runtime on a target: `resolver` is builtin, xnnpack, gpu or npu, `fallback` what takes the ops it leaves.
+
+    `tolerance` is the parity it promises (`int8_lsb`, `float`), `io_dtypes` what inputs and outputs may be, if limited.
+    """
+
+    name: str
+    format: str | None = None
+    minimum: str | None = None
+    resolver: str | None = None
+    fallback: tuple[str, ...] = ()
+    tolerance: dict[str, float] = field(default_factory=dict)
+    io_dtypes: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A device profile: facts with their source, never budgets."""
+
+    id: str
+    name: str
+    source: str
+    formats: tuple[str, ...]
+    io: str = "float"
+    runtimes: tuple[TargetRuntime, ...] = ()
+    cpu: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+    accelerator: dict[str, Any] = field(default_factory=dict)
+    runner: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What an exporter may be asked for. `io` float|int8|uint8|int16; `shapes` by input name, batch included."""
+
+    io: str = "float"
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    seed: int = 0
+    embed_preprocessing: tuple[dict[str, Any], ...] = ()  # cast, scale, normalize ops to fold into the model
+    preprocessing: tuple[dict[str, Any], ...] = ()  # the whole list, for the artifact's metadata
+    labels: tuple[str, ...] = ()
+    opset: int | None = None
+    layout: str | None = None
+    trust: bool = False
+    custom_objects: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """The written file, and what the user should hear about it."""
+
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpInfo:
+    """One operator: its place in the graph, the field's name for it, its version, the names of its tensors."""
+
+    index: int
+    name: str
+    version: int | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactInfo:
+    """What is in a file: its inputs and outputs, operators, metadata and the dtypes of its weights in bytes."""
+
+    format: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    ops: tuple[OpInfo, ...] = ()
+    weight_bytes: dict[str, int] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run: threads, warm-up and timed inferences, and which samples."""
+
+    threads: int = 1
+    warmup: int = 10
+    repeats: int = 100
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunResult:
+    """`outputs` is a folder with one .npy an output, `nanoseconds` one value a timed inference."""
+
+    outputs: Path
+    nanoseconds: Array
+
+
+class Exporter(Protocol):
+    """Writes one format. `source` names the (format, scheme) it is made from, `scheme` "" being the same one."""
+
+    format: str
+    suffixes: tuple[str, ...]
+    schemes: tuple[str, ...]
+    source: tuple[str, str] | None
+
+    def export(
+        self,
+        model: Path,
+        out: Path,
+        *,
+        scheme: str,
+        source: Path | None,
+        calibration: Path | None,
+        options: ExportOptions,
+    ) -> ExportResult:
+        """Write `out`. `calibration` is a folder with one .npy an input. Raises UnsupportedError by name."""
+        ...
+
+
+class Runtime(Protocol):
+    """Runs what the agent itself cannot."""
+
+    format: str
+
+    def describe(self, artifact: Path) -> ArtifactInfo: ...
+
+    def run(self, artifact: Path, inputs: Path, out: Path, options: RunOptions) -> RunResult: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentRuntime:
+    """A runtime that `agent.py` runs: the module it imports, what to install, and whether it needs a process alone."""
+
+    name: str
+    format: str
+    module: str
+    install: str
+    alone: bool = False
+    python_variable: str | None = None  # names the environment variable that points at an interpreter that has it
+    describe: str | None = None  # "module:function" of the plugin, from a path (str) to an ArtifactInfo
+
+
+class Device(Protocol):
+    """A place where the agent runs."""
+
+    def push(self, path: Path, sha256: str) -> str: ...
+
+    def call(self, verb: str, request: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+class Metric(Protocol):
+    """A score on one output. `per_sample` gives shape (samples,); a corpus metric gives shape ()."""
+
+    name: str
+    higher_is_better: bool
+    per_sample: bool
+
+    def score(self, outputs: Array, targets: Array) -> Array: ...
+
+
+class Packager(Protocol):
+    """Writes one platform's package."""
+
+    platform: str
+
+    def package(self, content: Path, out: Path, *, name: str, version: str) -> Path:
+        """Pack the folder `content` (manifest.json and what it names) below folder `out`. Returns the file."""
+        ...
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses, paths, enums, tuples and numpy scalars as what `json` can write."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return to_json(value.tolist())
+    return value

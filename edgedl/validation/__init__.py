@@ -1,0 +1,1 @@
+"""Accuracy, parity, latency: what the artifact does beside its reference."""

@@ -1,0 +1,180 @@
+"""Accuracy of an artifact beside its reference on one output: checks, and what the report's pictures are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedl.types import Check, Method, Metric, TensorSpec, Verdict
+from edgedl.validation import classification, metrics, parity, statistics
+from edgedl.validation.gates import Gates
+
+Array = NDArray[Any]
+ACCURACY = ("top1", "binary")  # the metrics that the field calls accuracy
+MOST_CLASSES = 100  # a confusion matrix beyond this is no picture
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """One output: what the reference and the artifact gave, (samples, ...), and what was right."""
+
+    name: str
+    reference: Array
+    artifact: Array
+    targets: Array | None
+    spec: TensorSpec
+    labels: tuple[str, ...] = ()
+    groups: Array | None = None
+    slices: Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Checks, and entries of a report's details."""
+
+    checks: tuple[Check, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def compare(judged: Judged, metric: Metric, gates: Gates, *, prefix: str, target: str | None, seed: int) -> Findings:
+    """One metric on one output, paired on the same samples. Raises InputError where targets do not fit the output."""
+    assert judged.targets is not None  # noqa: S101
+    found = metrics.compare(metric, judged.reference, judged.artifact, judged.targets, groups=judged.groups, seed=seed)
+    unit = getattr(metric, "unit", "")
+    name = prefix + ("accuracy" if metric.name in ACCURACY else metric.name.replace(":", "."))
+    shared: dict[str, Any] = {"target": target, "unit": unit, "method": Method.MEASURED_HOST}
+    checks = [
+        Check(name=name, measured=found.artifact, **shared),
+        Check(name=f"{name}_reference", measured=found.reference, **shared),
+        gates.drop(f"{name}_drop", found, unit, target),
+    ]
+    values = {"reference": {"value": found.reference}, "artifact": {"value": found.artifact}}
+    if found.counts:
+        both, reference_only, artifact_only, _ = found.counts
+        for key, right in (("reference", both + reference_only), ("artifact", both + artifact_only)):
+            interval = statistics.wilson(right, found.samples)
+            values[key] |= {"low": float(interval.low), "high": float(interval.high)}
+        p = statistics.mcnemar(reference_only, artifact_only)
+        checks.append(
+            Check(name=f"{prefix}mcnemar_p", measured=p, target=target, method=Method.MEASURED_HOST,
+                  why=f"right before and wrong now: {reference_only}, wrong before and right now: {artifact_only}")
+        )  # fmt: skip
+    drop = {"value": found.drop, "low": float(found.interval.low), "high": float(found.interval.high)}
+    details: dict[str, Any] = {
+        "metric": {"name": name, "unit": unit, "higher_is_better": metric.higher_is_better, "output": judged.name},
+        "accuracy": values | {"drop": drop | {"confidence": 0.95}, "samples": found.samples},
+    }
+    if judged.slices is not None:
+        details["slices"] = _slices(judged, metric)
+    if metric.name in ACCURACY:
+        classes = _classes(judged, gates, prefix, target)
+        return Findings(checks=(*checks, *classes.checks), details=details | classes.details)
+    return Findings(checks=tuple(checks), details=details)
+
+
+def agreement(judged: Judged, gates: Gates, *, prefix: str, target: str | None) -> Findings:
+    """How far the outputs are from the reference's."""
+    found = parity.compare(judged.artifact, judged.reference, judged.spec)
+    shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": target}
+    checks = [_renamed(gates.check("max_abs", found.max_abs, **shared), prefix)]
+    if found.max_lsb is not None:
+        checks.append(_renamed(gates.check("max_lsb", found.max_lsb, **shared), prefix))
+    if found.flips is not None:
+        why = f"of {found.samples:,} samples, the answer changed"
+        checks.append(_renamed(gates.check("flips", found.flips, why=why, **shared), prefix))
+    if found.nonfinite:
+        why = f"{found.nonfinite} output values are NaN or infinite on one side"
+        checks.append(Check(name=f"{prefix}nonfinite", measured=found.nonfinite, limit=0, unit="count",
+                            verdict=Verdict.FAIL, why=why, **shared))  # fmt: skip
+    entry = {
+        "output": judged.name,
+        "max_abs": found.max_abs,
+        "mean_abs": found.mean_abs,
+        "max_lsb": found.max_lsb,
+        "mean_lsb": found.mean_lsb,
+        "differing": found.differing,
+        "agreement": None if found.flip_share is None else 1 - found.flip_share,
+    }
+    return Findings(checks=tuple(checks), details={"parity": {k: v for k, v in entry.items() if v is not None}})
+
+
+def _renamed(check: Check, prefix: str) -> Check:
+    return replace(check, name=prefix + check.name) if prefix else check
+
+
+def _classes(judged: Judged, gates: Gates, prefix: str, target: str | None) -> Findings:
+    """Confusion matrices, precision, recall and F1 before and after, and the class that lost most."""
+    assert judged.targets is not None  # noqa: S101
+    if judged.reference.ndim > 2:
+        return Findings()
+    tables = [classification.per_class(o, judged.targets) for o in (judged.reference, judged.artifact)]
+    count = len(tables[0]["support"])
+    labels = list(judged.labels) if len(judged.labels) == count else [str(i) for i in range(count)]
+    rows = [
+        {
+            "label": labels[i],
+            "support": int(tables[0]["support"][i]),
+            "reference": {k: float(tables[0][k][i]) for k in ("precision", "recall", "f1")},
+            "artifact": {k: float(tables[1][k][i]) for k in ("precision", "recall", "f1")},
+        }
+        for i in range(count)
+    ]
+    details: dict[str, Any] = {"per_class": rows}
+    if count <= MOST_CLASSES:
+        reference, artifact = (
+            classification.confusion(o, judged.targets).tolist() for o in (judged.reference, judged.artifact)
+        )
+        details["confusion"] = {"labels": labels, "reference": reference, "artifact": artifact}
+    return Findings(checks=_worst_class(judged, gates, labels, prefix, target), details=details)
+
+
+def _worst_class(
+    judged: Judged, gates: Gates, labels: Sequence[str], prefix: str, target: str | None
+) -> tuple[Check, ...]:
+    assert judged.targets is not None  # noqa: S101
+    metric = classification.TopK(1) if judged.artifact.shape[-1] > 1 else classification.Binary()
+    before, after = (np.asarray(metric.score(o, judged.targets)) > 0 for o in (judged.reference, judged.artifact))
+    a, b, c, d = statistics.paired_counts(before, after, classes=_true_classes(judged))
+    present = np.flatnonzero(a + b + c + d > 0)
+    cells = (a[present], b[present], c[present], d[present])
+    drops = statistics.newcombe_paired(*cells)
+    worst = int(np.argmax(drops.estimate))
+    label = labels[present[worst]] if present[worst] < len(labels) else str(present[worst])
+    limit, verdict = gates.limits.get("worst_class_drop"), Verdict.INFO
+    why = f"class {label!r}, {int(sum(c[worst] for c in cells))} samples"
+    if limit is not None:
+        verdicts = statistics.decide_classes(gates.gate, cells, limit)
+        verdict = Verdict.worst(list(verdicts))
+        why += "; every class is judged, a failure by Holm's correction"
+    return (
+        Check(name=f"{prefix}worst_class_drop", target=target, measured=float(drops.estimate[worst]),
+              low=float(drops.low[worst]), high=float(drops.high[worst]), limit=limit, unit="fraction",
+              method=Method.MEASURED_HOST, verdict=verdict, why=why),
+    )  # fmt: skip
+
+
+def _true_classes(judged: Judged) -> Array:
+    assert judged.targets is not None  # noqa: S101
+    if judged.artifact.shape[-1] == 1:
+        return np.asarray(judged.targets).reshape(-1).astype(np.int64)
+    return classification.class_labels(judged.artifact, judged.targets)
+
+
+def _slices(judged: Judged, metric: Metric) -> list[dict[str, Any]]:
+    """The metric on each slice, worst loss first."""
+    assert judged.slices is not None  # noqa: S101
+    assert judged.targets is not None  # noqa: S101
+    rows = []
+    for value in np.unique(judged.slices):
+        chosen = judged.slices == value
+        before, after = (
+            float(np.mean(metric.score(o[chosen], judged.targets[chosen]))) for o in (judged.reference, judged.artifact)
+        )
+        loss = before - after if metric.higher_is_better else after - before
+        row = {"slice": str(value), "samples": int(chosen.sum()), "reference": before, "artifact": after, "drop": loss}
+        rows.append(row)
+    return sorted(rows, key=lambda row: -row["drop"])

@@ -1,0 +1,157 @@
+"""Latency, load and memory of artifacts on this machine: each in a fresh child, their timed runs interleaved."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl import artifacts, targets, worker
+from edgedl.types import Artifact, Target, to_json
+from edgedl.validation.evaluate import Setting, request
+
+HOST = "host"
+ROUNDS = 5
+FIRST_WARMUP = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What one artifact took. `low` and `high` are the range of the rounds' medians; times in ms."""
+
+    artifact: Artifact
+    setting: Setting
+    load_ms: float
+    first_inference_ms: float
+    latency_ms: float
+    latency_p90_ms: float
+    low: float
+    high: float
+    peak_rss_bytes: int
+    repeats: int
+    host_load: float  # runnable processes before the first round (1-minute average)
+
+    def as_json(self, target: str | None = None) -> dict[str, Any]:
+        """The row that `edgedl benchmark --json` prints."""
+        return {
+            "artifact": str(self.artifact.path),
+            "format": self.artifact.format,
+            "scheme": self.artifact.scheme,
+            "runtime": self.setting.runtime.name,
+            "resolver": self.setting.resolver,
+            "target": target,
+            "threads": self.setting.threads,
+            "load_ms": self.load_ms,
+            "first_inference_ms": self.first_inference_ms,
+            "latency_ms": self.latency_ms,
+            "latency_p90_ms": self.latency_p90_ms,
+            "spread_ms": [self.low, self.high],
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "size_bytes": self.artifact.size_bytes,
+            "repeats": self.repeats,
+            "method": "measured-host",
+            "notes": list(self.notes()),
+        }
+
+    def notes(self) -> tuple[str, ...]:
+        """What makes this figure hard to trust."""
+        cores = os.cpu_count() or 1
+        if self.host_load > cores:
+            return (f"this machine was busy: load {self.host_load:.1f} on {cores} cores",)
+        return ()
+
+
+def measure(entries: Sequence[tuple[Artifact, Setting, Mapping[str, Path]]], *, repeats: int = 100) -> list[Timing]:
+    """Time the first sample of each entry's inputs: `repeats` inferences in rounds, the artifacts taking turns."""
+    load = os.getloadavg()[0]
+    a_round = max(1, repeats // ROUNDS)
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(worker.fresh(setting.runtime.name, artifacts.interpreter_of(setting.runtime)))
+            for _, setting, _ in entries
+        ]
+        requests = [request(*entry) | {"stop": 1, "repeats": a_round} for entry in entries]
+        rounds: list[list[dict[str, Any]]] = [[] for _ in entries]
+        for number in range(ROUNDS):
+            for child, asked, found in zip(children, requests, rounds, strict=True):
+                warmup = FIRST_WARMUP if number == 0 else 2
+                found.append(child.call("run", asked | {"warmup": warmup}))
+    return [_timing(*entry[:2], found, load) for entry, found in zip(entries, rounds, strict=True)]
+
+
+def _timing(artifact: Artifact, setting: Setting, rounds: list[dict[str, Any]], load: float) -> Timing:
+    milliseconds = [np.array(r["nanoseconds"]) / 1e6 for r in rounds]
+    together = np.concatenate(milliseconds)
+    medians = [float(np.median(m)) for m in milliseconds]
+    return Timing(
+        artifact=artifact,
+        setting=setting,
+        load_ms=rounds[0]["load_ms"],
+        first_inference_ms=rounds[0]["first_inference_ms"],
+        latency_ms=float(np.median(together)),
+        latency_p90_ms=float(np.percentile(together, 90)),
+        low=min(medians),
+        high=max(medians),
+        peak_rss_bytes=max(r["peak_rss_bytes"] for r in rounds),
+        repeats=len(together),
+        host_load=load,
+    )
+
+
+def run(
+    files: Sequence[Path], profiles: Sequence[Target], *, runtime: str | None, threads: int, repeats: int, seed: int
+) -> dict[str, Any]:
+    """What `edgedl benchmark --json` prints: a row an artifact, ratios to the first, and what to beware of."""
+    read = [artifacts.read(file)[0] for file in files]
+    settings = [Setting(runtime=artifacts.runtime_for(a.format, runtime), threads=threads) for a in read]
+    timings = measure([(a, s, random_inputs(a, seed)) for a, s in zip(read, settings, strict=True)], repeats=repeats)
+    comparison = [compare(timings[0], t) for t in timings[1:]]
+    slower = [c for c in comparison if c["comparable"] and c["latency_ratio"] > 1]
+    notes = [f"{c['artifact']} is {c['latency_ratio']:.2f}x slower than {c['reference']}" for c in slower]
+    notes += [f"{c['artifact']} and {c['reference']}: not comparable, {c['why']}" for c in comparison if c["why"]]
+    notes += [f"target {p.id}: nothing here measures it; these are this machine's ms" for p in profiles if p.id != HOST]
+    host = targets.load(HOST)
+    return {
+        "machine": to_json({"cpu": host.cpu, "memory": host.memory}),
+        "results": [t.as_json(HOST if any(p.id == HOST for p in profiles) else None) for t in timings],
+        "comparison": comparison,
+        "notes": [*notes, *dict.fromkeys(n for t in timings for n in t.notes())],
+    }
+
+
+def random_inputs(artifact: Artifact, seed: int) -> dict[str, Path]:
+    """One seeded sample an input: any number that its type can hold, real ones in [0, 1)."""
+    rng, folder, found = np.random.default_rng(seed), worker.pool().scratch("random"), {}
+    for i, spec in enumerate(artifact.inputs):
+        shape = [1, *(size or 1 for size in spec.shape[1:])]
+        dtype = np.dtype(spec.dtype)
+        if dtype.kind in "iu" and not spec.scale:
+            values: Any = rng.integers(0, 2, shape)  # an index or a mask: small enough for any table
+        elif dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            codes = rng.integers(limits.min, limits.max, shape, endpoint=True)
+            values = codes if artifact.lineage.embedded else (codes - spec.zero_point[0]) * spec.scale[0]
+        else:
+            values = rng.random(shape, np.float32)
+        found[spec.name] = folder / f"{i}.npy"
+        np.save(found[spec.name], values.astype(dtype if artifact.lineage.embedded else np.float32))
+    return found
+
+
+def compare(first: Timing, second: Timing) -> dict[str, Any]:
+    """The ratio of two medians, second to first; "not comparable" where the rounds' drift exceeds the difference."""
+    difference = abs(second.latency_ms - first.latency_ms)
+    drift = max(first.high - first.low, second.high - second.low)
+    return {
+        "artifact": str(second.artifact.path),
+        "reference": str(first.artifact.path),
+        "latency_ratio": second.latency_ms / first.latency_ms,
+        "size_ratio": second.artifact.size_bytes / first.artifact.size_bytes,
+        "comparable": drift < difference,
+        "why": "" if drift < difference else "the drift between rounds exceeds the difference",
+    }

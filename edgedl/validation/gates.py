@@ -1,0 +1,132 @@
+"""What the user allows: the largest drop, the gate, and upper limits by check name; and the verdicts they give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from edgedl import toml
+from edgedl.errors import InputError
+from edgedl.types import Check, Method, Verdict
+from edgedl.validation import statistics
+from edgedl.validation.metrics import Comparison
+from edgedl.validation.statistics import Gate
+
+UNITS = {
+    "size_bytes": "bytes",
+    "compressed_bytes": "bytes",
+    "peak_rss_bytes": "bytes",
+    "arena_bytes": "bytes",
+    "load_ms": "ms",
+    "first_inference_ms": "ms",
+    "latency_ms": "ms",
+    "latency_p90_ms": "ms",
+    "instructions": "count",
+    "cpu_fallback_ops": "count",
+    "flips": "count",
+    "worst_class_drop": "fraction",
+    "max_abs": "",
+    "max_lsb": "LSB",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """The user's limits. `max_drop` is "0.5pp" or a number in the metric's unit; `limits` are upper ones by check."""
+
+    max_drop: str | None = None
+    gate: Gate = "prove"
+    limits: dict[str, float] = field(default_factory=dict)
+
+    def tolerance(self, unit: str, metric: str) -> float | None:
+        """The largest drop allowed in the metric's unit. Raises InputError."""
+        if self.max_drop is None:
+            return None
+        text = self.max_drop.strip()
+        points = text.endswith("pp")
+        try:
+            value = float(text.removesuffix("pp"))
+        except ValueError:
+            value = -1.0
+        if value < 0 or (points and unit != "fraction"):
+            allowed = "0.5pp or 0.005" if unit == "fraction" else f"a number in the unit of {metric}"
+            message = f"--max-drop: {allowed} is needed, got {self.max_drop!r}"
+            raise InputError(message)
+        return value / 100 if points else value
+
+    def check(
+        self,
+        name: str,
+        measured: float | None,
+        *,
+        method: Method,
+        target: str | None,
+        low: float | None = None,
+        high: float | None = None,
+        why: str = "",
+    ) -> Check:
+        """One figure against its limit: unchecked where a limit is set and nothing was measured."""
+        limit = self.limits.get(name)
+        if limit is None:
+            verdict = Verdict.INFO
+        elif measured is None:
+            verdict = Verdict.UNCHECKED
+        elif (measured if low is None else low) > limit:
+            verdict = Verdict.FAIL
+        else:
+            verdict = Verdict.PASS if (measured if high is None else high) <= limit else Verdict.INCONCLUSIVE
+        if verdict is Verdict.INCONCLUSIVE:
+            why = why or "the spread of the measurement holds the limit"
+        return Check(
+            name=name, target=target, measured=measured, low=low, high=high, limit=limit, unit=UNITS[name],
+            method=method, verdict=verdict, why=why,
+        )  # fmt: skip
+
+    def drop(self, name: str, comparison: Comparison, unit: str, target: str | None) -> Check:
+        """The loss against `max_drop`, by its two one-sided 95 % bounds."""
+        tolerance = self.tolerance(unit, name.removesuffix("_drop"))
+        verdict, why = Verdict.INFO, comparison.method
+        if tolerance is not None:
+            bounds = comparison.bounds
+            verdict = statistics.decide(self.gate, float(bounds.low), float(bounds.high), tolerance)
+            if verdict is Verdict.INCONCLUSIVE:
+                needed = statistics.samples_to_decide(bounds, comparison.samples, tolerance)
+                more = f"some {needed:,} samples would decide" if needed else "no number of samples would decide"
+                why = (
+                    f"{comparison.samples:,} samples cannot tell: the one-sided 95 % bounds "
+                    f"{_shown(float(bounds.low), unit)} and {_shown(float(bounds.high), unit)} "
+                    f"hold the limit; {more}"
+                )
+        return Check(
+            name=name,
+            target=target,
+            measured=comparison.drop,
+            low=float(comparison.interval.low),
+            high=float(comparison.interval.high),
+            limit=tolerance,
+            unit=unit,
+            method=Method.MEASURED_HOST,
+            verdict=verdict,
+            why=why,
+        )
+
+
+def _shown(value: float, unit: str) -> str:
+    return f"{100 * value:.2f} pp" if unit == "fraction" else f"{value:.4g}"
+
+
+def parse_limits(texts: Sequence[str]) -> dict[str, float]:
+    """`latency_ms=2` and the like. Raises InputError."""
+    limits = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if name not in UNITS:
+            near = toml.did_you_mean(name, UNITS)
+            message = f"--limit: no check {name!r}{near}; allowed: {', '.join(UNITS)}"
+            raise InputError(message)
+        try:
+            limits[name] = float(number)
+        except ValueError as e:
+            message = f"--limit: {name}=NUMBER is needed, got {text!r}"
+            raise InputError(message) from e
+    return limits

@@ -1,0 +1,374 @@
+"""Artifact and reference on the same samples -> Report: accuracy, parity, size, latency, one set of checks a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl import artifacts, data, model_file, preprocessing, targets, toml, worker
+from edgedl.data import Dataset
+from edgedl.errors import InputError
+from edgedl.model_file import ModelFile
+from edgedl.preprocessing.op import Op
+from edgedl.types import (
+    Artifact,
+    ArtifactInfo,
+    Check,
+    Method,
+    Metric,
+    Report,
+    Target,
+    TensorSpec,
+    Verdict,
+    to_json,
+)
+from edgedl.validation import accuracy, benchmark, evaluate, metrics
+from edgedl.validation.accuracy import Judged
+from edgedl.validation.benchmark import HOST, Timing
+from edgedl.validation.evaluate import Setting
+from edgedl.validation.gates import Gates
+
+BENCHMARK_REPEATS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is compared with what, on which data, under which limits, for which targets."""
+
+    artifact: Path
+    reference: str
+    data: str
+    metrics: tuple[str, ...] = ()  # [OUTPUT=]NAME
+    gates: Gates = field(default_factory=Gates)
+    targets: tuple[Target, ...] = ()
+    runtime: str | None = None
+    threads: int = 1
+    seed: int = 0
+    trust: bool = False
+    custom_objects: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """Everything that is the same for every target."""
+
+    request: Request
+    artifact: Artifact
+    info: ArtifactInfo
+    dataset: Dataset
+    inputs: dict[str, Path]  # for the artifact
+    reference: dict[str, Path]  # its outputs
+    targets: dict[str, Path]  # what is right, by output
+    judges: tuple[tuple[str, Metric | None, str], ...]  # output, metric, why it was chosen
+    reference_artifact: Artifact | None = None
+
+
+def validate(request: Request) -> Report:
+    """Run both on every sample and judge. Raises InputError where data, model and artifact do not fit each other."""
+    case, notes = _case(request)
+    checks: list[Check] = []
+    details: dict[str, Any] = {}
+    outputs: dict[tuple[str, str | None], dict[str, Path]] = {}
+    timings = _timings(case)
+    for target in request.targets or (None,):
+        setting, said = _setting(case, target)
+        notes += said
+        key = (setting.runtime.name, setting.resolver)
+        if key not in outputs:
+            outputs[key] = evaluate.outputs(case.artifact, setting, case.inputs)
+        found, described = _judge(case, outputs[key], target)
+        details = details or described
+        checks += [*found, *_figures(case, target, timings)]
+        if target:
+            checks += targets.static_checks(target, case.artifact, case.info)
+    notes += [*case.artifact.notes, *_slower(case, timings), *(n for t in timings for n in t.notes())]
+    return Report(
+        artifact=str(request.artifact),
+        reference=request.reference,
+        data=request.data,
+        targets=tuple(t.id for t in request.targets),
+        checks=tuple(checks),
+        details=details | _facts(case, timings) | {"notes": list(dict.fromkeys(notes))},
+    )
+
+
+def _case(request: Request) -> tuple[Case, list[str]]:
+    is_artifact = artifacts.format_of(Path(request.reference)) is not None
+    if not is_artifact and not model_file.is_known(request.reference, trust=request.trust):
+        worker.ahead("edgedl.models:warm", {}, child=model_file.CHILD)  # TensorFlow loads while the data is read
+    artifact, info = artifacts.read(request.artifact)
+    dataset = data.load(request.data)
+    names = data.input_names(dataset, artifact.inputs)
+    left = _left_to_the_app(artifact, dataset)
+    bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
+    whole = bound if left == dataset.ops else None
+    reference, other = (
+        _artifact_reference(request, dataset, names)
+        if is_artifact
+        else (_model_reference(request, dataset, names, whole), None)
+    )
+    paired = _pair(reference, artifact.outputs, request)
+    right = _right(dataset, artifact, bound.targets, bound.inputs)
+    judges, chosen = _judges(request, artifact, right)
+    case = Case(
+        request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
+        targets=right, judges=judges, reference_artifact=other,
+    )  # fmt: skip
+    return case, [*chosen, *_overlap(case, names)]
+
+
+def _left_to_the_app(artifact: Artifact, dataset: Dataset) -> tuple[Op, ...]:
+    """The data's preprocessing without what is inside the artifact already. Raises InputError where they differ."""
+    inside = tuple(artifact.lineage.embedded)
+    if not inside:
+        return dataset.ops
+    left, last = dataset.ops[: -len(inside)], dataset.ops[-len(inside) :]
+    if to_json(preprocessing.to_json(last)) != to_json(inside):
+        message = (
+            f"{artifact.path}: has the preprocessing {to_json(inside)} inside, "
+            f"{dataset.source} ends with {preprocessing.to_json(last)}; name the .toml it was exported with"
+        )
+        raise InputError(message)
+    return left
+
+
+def _artifact_reference(
+    request: Request, dataset: Dataset, names: Sequence[str]
+) -> tuple[dict[str, Path], Artifact | None]:
+    other, _ = artifacts.read(Path(request.reference))
+    bound = data.bind(data.prepare(dataset, _left_to_the_app(other, dataset), names), other.inputs, other.outputs)
+    setting = Setting(runtime=artifacts.runtime_for(other.format))
+    return evaluate.outputs(other, setting, bound.inputs), other
+
+
+def _model_reference(
+    request: Request, dataset: Dataset, names: Sequence[str], bound: data.Bound | None
+) -> dict[str, Path]:
+    model: ModelFile = model_file.open_model(
+        request.reference, trust=request.trust, custom_objects=request.custom_objects, loaded=False
+    )
+    fitted = bound or data.bind(data.prepare(dataset, dataset.ops, names), model.inputs, model.outputs)
+    inputs = dict(zip([s.name for s in model.inputs], fitted.inputs.values(), strict=True))
+    if set(inputs) == set(fitted.inputs):
+        inputs = fitted.inputs
+    ops = preprocessing.to_json((*dataset.applied, *dataset.ops))
+    return model.predict(inputs, key=f"{dataset.sha256} {to_json(ops)}")
+
+
+def _pair(reference: dict[str, Path], outputs: Sequence[TensorSpec], request: Request) -> dict[str, Path]:
+    """The reference's outputs under the artifact's names: by name, or by place where there are as many."""
+    wanted = [s.name for s in outputs]
+    if set(reference) == set(wanted):
+        return reference
+    if len(reference) != len(wanted):
+        message = (
+            f"{request.artifact} has outputs {', '.join(wanted)}, {request.reference} has {', '.join(reference)}; "
+            "they must have the same ones"
+        )
+        raise InputError(message)
+    return dict(zip(wanted, reference.values(), strict=True))
+
+
+def _right(
+    dataset: Dataset, artifact: Artifact, found: Mapping[str, Path], inputs: Mapping[str, Path]
+) -> dict[str, Path]:
+    """Targets by output; an autoencoder's is its input."""
+    right = dict(found)
+    for spec in artifact.outputs:
+        for own in artifact.inputs:
+            if "y" not in dataset.arrays and spec.name not in right and spec.shape[1:] == own.shape[1:]:
+                right[spec.name] = inputs[own.name]
+    return right
+
+
+def _judges(
+    request: Request, artifact: Artifact, right: Mapping[str, Path]
+) -> tuple[tuple[tuple[str, Metric | None, str], ...], list[str]]:
+    """The metrics the user named, or one for each output that has targets; and what was chosen for the user."""
+    outputs = {s.name: s for s in artifact.outputs}
+    if request.metrics:
+        named = [_named(text, outputs, right) for text in request.metrics]
+        return tuple((output, metrics.resolve(name), "") for output, name in named), []
+    judges, notes = [], []
+    for spec in artifact.outputs:
+        array = np.load(right[spec.name], mmap_mode="r") if spec.name in right else None
+        name, why = metrics.default_metric(tuple(spec.shape), array, _input_shape(artifact))
+        judges.append((spec.name, metrics.resolve(name) if name else None, why))
+        notes.append(f"output {spec.name!r}: metric {name or 'none'} ({why})")
+    return tuple(judges), notes
+
+
+def _input_shape(artifact: Artifact) -> tuple[int | None, ...] | None:
+    return tuple(artifact.inputs[0].shape) if len(artifact.inputs) == 1 else None
+
+
+def _named(text: str, outputs: Mapping[str, TensorSpec], right: Mapping[str, Path]) -> tuple[str, str]:
+    output, _, name = text.rpartition("=")
+    output = output or next(iter(outputs))
+    if output not in outputs:
+        message = f"--metric: no output {output!r}{toml.did_you_mean(output, outputs)}; allowed: {', '.join(outputs)}"
+        raise InputError(message)
+    if output not in right:
+        message = f"--metric {text}: the data has no targets for output {output!r}; name an array {output!r}, or y"
+        raise InputError(message)
+    return output, name
+
+
+def _setting(case: Case, target: Target | None) -> tuple[Setting, list[str]]:
+    """The runtime and kernels that come nearest to the target's, and what the user should know of the difference."""
+    format_, threads = case.artifact.format, case.request.threads
+    if case.request.runtime or target is None:
+        return Setting(runtime=artifacts.runtime_for(format_, case.request.runtime), threads=threads), []
+    offered = [r for r in target.runtimes if r.format in (None, format_)]
+    for found in offered:
+        if found.name in artifacts.runtimes(format_):
+            runtime = artifacts.runtime_for(format_, found.name)
+            return Setting(runtime=runtime, resolver=found.resolver, threads=threads), []
+    runtime = artifacts.runtime_for(format_)
+    resolver = offered[0].resolver if offered else None
+    named = offered[0].name if offered else "no runtime for this format"
+    kernels = f"{runtime.name} with {resolver} kernels" if resolver else runtime.name
+    note = f"target {target.id}: outputs are those of {kernels} on this machine, in place of {named}"
+    return Setting(runtime=runtime, resolver=resolver, threads=threads), [note]
+
+
+def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tuple[list[Check], dict[str, Any]]:
+    checks: list[Check] = []
+    details: dict[str, Any] = {}
+    where = target.id if target else None
+    many = len(case.artifact.outputs) > 1
+    groups, slices = (
+        np.asarray(case.dataset.open(n)) if n in case.dataset.extras else None for n in ("group", "slice")
+    )
+    parities = []
+    for output, metric, _ in case.judges:
+        spec = next(s for s in case.artifact.outputs if s.name == output)
+        judged = Judged(
+            name=output,
+            reference=np.load(case.reference[output], mmap_mode="r"),
+            artifact=np.load(outputs[output], mmap_mode="r"),
+            targets=np.load(case.targets[output], mmap_mode="r") if metric else None,
+            spec=spec,
+            labels=case.dataset.labels or case.artifact.lineage.labels,
+            groups=groups,
+            slices=slices,
+        )
+        _check_shapes(case, judged)
+        prefix = f"{output}." if many else ""
+        if metric:
+            found = accuracy.compare(
+                judged, metric, case.request.gates, prefix=prefix, target=where, seed=case.request.seed
+            )
+            checks += found.checks
+            details = details or found.details
+        parity = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where)
+        checks += [c for c in parity.checks if c.name not in {k.name for k in checks}]
+        parities.append(parity.details["parity"])
+    if case.request.gates.max_drop is not None and not any(metric for _, metric, _ in case.judges):
+        checks.append(Check(name="accuracy_drop", target=where, method=Method.MEASURED_HOST,
+                            verdict=Verdict.UNCHECKED, why="the data has no targets"))  # fmt: skip
+    return checks, details | {"parity": parities}
+
+
+def _check_shapes(case: Case, judged: Judged) -> None:
+    if judged.reference.shape != judged.artifact.shape:
+        message = (
+            f"output {judged.name!r}: {case.request.artifact} gives shape {judged.artifact.shape}, "
+            f"{case.request.reference} gives {judged.reference.shape}; they are not the same network"
+        )
+        raise InputError(message)
+
+
+def _timings(case: Case) -> list[Timing]:
+    """This machine's figures for the artifact, and for the reference where that is an artifact too."""
+    setting, _ = _setting(case, None)
+    entries = [(case.artifact, setting, case.inputs)]
+    other = case.reference_artifact
+    if other is not None and {s.name for s in other.inputs} == set(case.inputs):
+        entries.append(
+            (other, Setting(runtime=artifacts.runtime_for(other.format), threads=setting.threads), case.inputs)
+        )
+    return benchmark.measure(entries, repeats=BENCHMARK_REPEATS)
+
+
+def _figures(case: Case, target: Target | None, timings: Sequence[Timing]) -> list[Check]:
+    """Sizes anywhere; times and memory where they were measured, else unchecked under a limit and left out without."""
+    gates, where = case.request.gates, target.id if target else None
+    checks = [
+        gates.check(name, value, method=Method.STATIC, target=where)
+        for name, value in (
+            ("size_bytes", case.artifact.size_bytes),
+            ("compressed_bytes", case.artifact.compressed_bytes),
+        )
+    ]
+    if where in (None, HOST):
+        mine = timings[0]
+        spread = {"low": mine.low, "high": mine.high}
+        why = f"{mine.setting.runtime.name}, {mine.setting.threads} thread(s), {mine.repeats} inferences"
+        figures: tuple[tuple[str, float, dict[str, Any]], ...] = (
+            ("load_ms", mine.load_ms, {}),
+            ("first_inference_ms", mine.first_inference_ms, {}),
+            ("latency_ms", mine.latency_ms, spread),
+            ("latency_p90_ms", mine.latency_p90_ms, {}),
+            ("peak_rss_bytes", mine.peak_rss_bytes, {}),
+        )
+        shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": where}
+        checks += [gates.check(name, value, why=why, **shared, **more) for name, value, more in figures]
+    measured = {c.name for c in checks} | {"worst_class_drop", "flips", "max_abs", "max_lsb"}
+    why = f"nothing here can measure it on {where}" if where else "nothing here measures it"
+    return checks + [
+        gates.check(name, None, method=Method.STATIC, target=where, why=why)
+        for name in gates.limits
+        if name not in measured
+    ]
+
+
+def _slower(case: Case, timings: Sequence[Timing]) -> list[str]:
+    if len(timings) < 2:
+        return []
+    found = benchmark.compare(timings[1], timings[0])
+    if found["comparable"] and found["latency_ratio"] > 1:
+        return [f"{case.request.artifact} is {found['latency_ratio']:.2f}x slower than {case.request.reference} here"]
+    return []
+
+
+def _overlap(case: Case, names: Sequence[str]) -> list[str]:
+    """Whether the artifact was calibrated on samples that it is judged on."""
+    calibrated = set(case.artifact.lineage.calibration_hashes)
+    if not calibrated:
+        return []
+    here = data.sample_hashes([case.dataset.arrays[name] for name in names])
+    shared = calibrated.intersection(here)
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} of {len(calibrated)} calibration samples are in this data: its figures flatter the artifact"
+    ]
+
+
+def _facts(case: Case, timings: Sequence[Timing]) -> dict[str, Any]:
+    entries = [
+        (case.artifact, "artifact"),
+        *([(case.reference_artifact, "reference")] if case.reference_artifact else []),
+    ]
+    lineage = to_json(case.artifact.lineage)
+    lineage.pop("calibration_hashes")
+    return {
+        "sizes": [
+            {"name": a.path.name, "format": a.format, "scheme": a.scheme, "size_bytes": a.size_bytes,
+             "compressed_bytes": a.compressed_bytes, "role": role}
+            for a, role in entries
+        ],
+        "latency": [
+            {"name": t.artifact.path.name, "runtime": t.setting.runtime.name, "median_ms": t.latency_ms,
+             "p90_ms": t.latency_p90_ms, "low": t.low, "high": t.high, "method": "measured-host",
+             "threads": t.setting.threads, "role": role}
+            for t, (_, role) in zip(timings, entries, strict=False)
+        ],
+        "machine": to_json({"cpu": (host := targets.load(HOST)).cpu, "memory": host.memory}),
+        "lineage": lineage,
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Runs on ONNX: exporter `onnx`, runtime `onnxruntime`."""

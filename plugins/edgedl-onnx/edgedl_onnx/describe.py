@@ -1,0 +1,110 @@
+"""What is in an .onnx or .ort file, with onnxruntime alone; operators and weights where `onnx` is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedl.errors import InputError
+from edgedl.types import ArtifactInfo, OpInfo, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+PREFIX = "edgedl."
+DTYPES = {"float": "float32", "double": "float64"}
+
+
+def describe(path: str) -> ArtifactInfo:
+    """Inputs, outputs and metadata; ops and weight bytes of an .onnx file too. Raises InputError: not such a file."""
+    session = _session(path)
+    custom = dict(session.get_modelmeta().custom_metadata_map)
+    metadata = {k.removeprefix(PREFIX): _value(v) if k.startswith(PREFIX) else v for k, v in custom.items()}
+    model = None
+    if not path.endswith(".ort") and importlib.util.find_spec("onnx"):
+        import onnx
+
+        model = onnx.load(path)
+    quantization = metadata.pop("quantization", None) or (_quantization(model) if model else {})
+    return ArtifactInfo(
+        format="onnx",
+        inputs=tuple(_spec(v, quantization) for v in session.get_inputs()),
+        outputs=tuple(_spec(v, quantization) for v in session.get_outputs()),
+        ops=_ops(model) if model else (),
+        weight_bytes=_weight_bytes(model) if model else {},
+        metadata=metadata,
+    )
+
+
+def _session(path: str) -> Any:
+    import onnxruntime
+
+    if not Path(path).is_file():
+        message = f"{path}: no such file"
+        raise InputError(message)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime's errors share no base
+        lines = str(e).strip().splitlines() or [type(e).__name__]
+        message = f"{path}: onnxruntime does not load it: {lines[0]}"
+        raise InputError(message) from e
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _spec(value: Any, quantization: dict[str, Any]) -> TensorSpec:
+    dtype = value.type.removeprefix("tensor(").removesuffix(")")
+    scale, zero_point = quantization.get(value.name, ((), ()))
+    return TensorSpec(
+        name=value.name,
+        dtype=DTYPES.get(dtype, dtype),
+        shape=tuple(v if isinstance(v, int) and v >= 0 else None for v in value.shape),
+        scale=tuple(scale),
+        zero_point=tuple(zero_point),
+    )
+
+
+def _quantization(model: onnx.ModelProto) -> dict[str, Any]:
+    """Tensor name -> (scales, zero points), from the QuantizeLinear or DequantizeLinear beside it."""
+    from edgedl_onnx.graphs import arrays
+
+    values = arrays(model.graph)
+    found = {}
+    for node in model.graph.node:
+        name = {"QuantizeLinear": node.output[:1], "DequantizeLinear": node.input[:1]}.get(node.op_type)
+        if name and len(node.input) == 3 and all(n in values for n in node.input[1:]):
+            scale, zero_point = values[node.input[1]], values[node.input[2]]
+            found[name[0]] = (scale.reshape(-1).tolist(), zero_point.reshape(-1).tolist())
+    return found
+
+
+def _ops(model: onnx.ModelProto) -> tuple[OpInfo, ...]:
+    from edgedl_onnx.graphs import all_nodes
+
+    versions = {o.domain: o.version for o in model.opset_import}
+    return tuple(
+        OpInfo(
+            index=i,
+            name=f"{n.domain}.{n.op_type}" if n.domain else n.op_type,
+            version=versions.get(n.domain),
+            inputs=tuple(n.input),
+            outputs=tuple(n.output),
+        )
+        for i, n in enumerate(all_nodes(model.graph))
+    )
+
+
+def _weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
+    from edgedl_onnx.graphs import weight_bytes
+
+    return weight_bytes(model)

@@ -1,0 +1,182 @@
+"""Small Keras models as TFLite files, each converted once a session."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedl.types import ExportOptions, ExportResult
+from edgedl_onnx.exporter import OnnxExporter
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _cnn(L, keras):
+    x = keras.Input((12, 12, 3), batch_size=1, name="image")
+    h = L.BatchNormalization()(L.Conv2D(16, 3, padding="same", strides=2)(x))
+    a = h = L.ReLU(6.0)(h)
+    h = L.ReLU()(L.BatchNormalization()(L.DepthwiseConv2D(3, padding="same")(h)))
+    h = L.Add()([L.Conv2D(16, 3, padding="same")(h), a])
+    h = L.GlobalAveragePooling2D()(L.ReLU()(h))
+    return keras.Model(x, L.Dense(10, activation="softmax", name="scores")(h))
+
+
+def _two(L, keras):
+    image = keras.Input((8, 8, 3), batch_size=1, name="zebra")
+    extra = keras.Input((5,), batch_size=1, name="ant")
+    h = L.Flatten()(L.Conv2D(4, 3, activation="relu")(image))
+    h = L.Concatenate()([h, L.Dense(8, activation="tanh")(extra)])
+    outputs = [L.Dense(3, name="yak")(h), L.Dense(2, activation="sigmoid", name="bee")(h)]
+    return keras.Model([image, extra], outputs)
+
+
+def _attention(L, keras):
+    x = keras.Input((8, 16), batch_size=1, name="x")
+    h = L.LayerNormalization()(x)
+    h = L.Add()([L.MultiHeadAttention(2, 8)(h, h), x])
+    return keras.Model(x, L.Dense(4)(L.Dense(32, activation="gelu")(h)))
+
+
+def _shown_twice(L, keras):
+    x = keras.Input((6,), batch_size=1, name="x")
+    return keras.Model(x, [L.Dense(3, name="dense")(x), L.Identity(name="same")(x)])
+
+
+def _unused_input(L, keras):
+    used, unused = (keras.Input((4,), batch_size=1, name=n) for n in ("used", "unused"))
+    return keras.Model([used, unused], L.Dense(3)(used))
+
+
+def _tokens(L, keras):
+    x = keras.Input((7,), batch_size=1, dtype="int32", name="tokens")
+    return keras.Model(x, L.Dense(3)(L.GlobalAveragePooling1D()(L.Embedding(50, 16)(x))))
+
+
+def _chain(shape, *layers):
+    def build(L, keras):
+        x = h = keras.Input(shape, batch_size=1, name="x")
+        for layer in layers:
+            h = layer(L)(h)
+        return keras.Model(x, h)
+
+    return build
+
+
+def _image(activation):
+    return _chain(
+        (8, 8, 4), lambda L: L.Conv2D(8, 3), lambda L: L.Activation(activation), lambda L: L.Conv2D(4, 3, name="out")
+    )
+
+
+MODELS = {
+    "cnn": _cnn,
+    "two": _two,
+    "attention": _attention,
+    "shown_twice": _shown_twice,
+    "unused_input": _unused_input,
+    "tokens": _tokens,
+    "dense": _chain((64,), lambda L: L.Dense(64, activation="relu"), lambda L: L.Dense(4)),
+    "lstm": _chain((12, 6), lambda L: L.LSTM(16), lambda L: L.Dense(4, activation="softmax")),
+    "gru": _chain((12, 6), lambda L: L.GRU(16), lambda L: L.Dense(4, activation="softmax")),
+    "lstm_unrolled": _chain((5, 6), lambda L: L.LSTM(8, unroll=True), lambda L: L.Dense(4)),
+    "gru_unrolled": _chain((5, 6), lambda L: L.GRU(8, unroll=True), lambda L: L.Dense(4)),
+    "conv1d": _chain(
+        (32, 4),
+        lambda L: L.Conv1D(32, 5, padding="causal", dilation_rate=2, activation="relu"),
+        lambda L: L.Conv1D(32, 5, strides=2),
+        lambda L: L.GlobalMaxPooling1D(),
+        lambda L: L.Dense(4),
+    ),
+    "gelu": _image("gelu"),
+    "hard_silu": _image("hard_silu"),
+    "hard_sigmoid": _image("hard_sigmoid"),
+    "hard_tanh": _image("hard_tanh"),
+    "decoder": _chain(
+        (6, 6, 8),
+        lambda L: L.UpSampling2D(2, interpolation="bilinear"),
+        lambda L: L.Conv2DTranspose(8, 3, strides=2, padding="same", activation="leaky_relu"),
+        lambda L: L.MaxPooling2D(2),
+        lambda L: L.Conv2D(4, 3, activation="silu"),
+    ),
+}
+
+
+@cache
+def build(name):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = MODELS[name](keras.layers, keras)
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.name == "bias":  # the converter drops those that are all zero
+            weight.assign(rng.normal(0, 0.1, weight.shape))
+    return model
+
+
+def _representative(model):
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        shapes = {v.name: (1, *v.shape[1:]) for v in model.inputs}
+        whole = {v.name: "int" in v.dtype for v in model.inputs}
+        yield {
+            n: rng.integers(0, 50, s).astype(np.int32) if whole[n] else rng.standard_normal(s).astype(np.float32)
+            for n, s in shapes.items()
+        }
+
+
+def convert(model, scheme, io="float"):
+    import tensorflow as tf
+
+    sets = tf.lite.OpsSet
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if scheme != "fp32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if scheme == "fp16":
+        converter.target_spec.supported_types = [tf.float16]
+    if scheme.startswith("static"):
+        converter.representative_dataset = lambda: _representative(model)
+        wide = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [wide if scheme.endswith("16") else sets.TFLITE_BUILTINS_INT8]
+    if io != "float":
+        converter.inference_input_type = converter.inference_output_type = getattr(tf, io)
+    return converter.convert()
+
+
+@pytest.fixture(scope="session")
+def tflite(tmp_path_factory):
+    """(model's name, scheme, io) -> path of the TFLite file."""
+    folder = tmp_path_factory.mktemp("tflite")
+
+    @cache
+    def make(name: str, scheme: str = "fp32", io: str = "float") -> Path:
+        path = folder / f"{name}-{scheme}-{io}.tflite"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the converter's own
+            path.write_bytes(convert(build(name), scheme, io))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def export(tflite, tmp_path):
+    """(model's name, scheme, ...) -> ExportResult of the ONNX file made from the model's TFLite file."""
+
+    def make(name, scheme="fp32", *, io="float", out="model.onnx", calibration=None, **options) -> ExportResult:
+        return OnnxExporter().export(
+            Path("model.keras"),
+            tmp_path / out,
+            scheme=scheme,
+            source=tflite(name, scheme, io),
+            calibration=calibration,
+            options=ExportOptions(io=io, **options),
+        )
+
+    return make

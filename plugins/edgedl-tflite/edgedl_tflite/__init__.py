@@ -1,0 +1,1 @@
+"""Runs on TFLite: exporter `tflite`, runtimes `litert` and `tflite-runtime`."""

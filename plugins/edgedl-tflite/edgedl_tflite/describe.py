@@ -1,0 +1,114 @@
+"""What is in a .tflite file, without TensorFlow: operators, tensors, weights, signatures, metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl.errors import InputError
+from edgedl.types import ArtifactInfo, OpInfo, TensorSpec, to_json
+from edgedl_tflite import flatbuffer, metadata
+
+IDENTIFIER = b"TFL3"  # at byte 4
+UNRESOLVED = ("unresolved custom op", "Select TensorFlow op", "regular TensorFlow ops")
+
+
+def describe(path: str) -> ArtifactInfo:
+    """The contents of the file. `metadata` has the keys description, signatures, custom_ops, float_ops, entries and,
+    where the file carries TFLITE_METADATA, name, inputs, outputs, labels. Raises InputError for a damaged file."""
+    data = _whole(Path(path))
+    model = flatbuffer.read(data)
+    inputs, outputs = _ends(model)
+    return ArtifactInfo(
+        format="tflite",
+        inputs=inputs,
+        outputs=outputs,
+        ops=tuple(_operator(model, i, graph, op) for i, (graph, op) in enumerate(flatbuffer.operators(model))),
+        weight_bytes=flatbuffer.weight_bytes(model),
+        metadata=_metadata(path, data, model),
+    )
+
+
+def _whole(path: Path) -> bytes:
+    """The bytes of a file that litert can open. Its verifier checks every offset before anything here follows one."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        message = f"{path}: cannot be read ({e.strerror})"
+        raise InputError(message) from e
+    if data[4:8] != IDENTIFIER:
+        found = "an empty file" if not data else f"a file that starts with {data[:8]!r}"
+        message = f"{path}: no TFLite model: {found}, where bytes 4 to 8 must be {IDENTIFIER.decode()}"
+        raise InputError(message)
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        Interpreter(model_content=data, num_threads=1).allocate_tensors()
+    except (ValueError, RuntimeError, TypeError) as e:
+        if not any(phrase in str(e) for phrase in UNRESOLVED):
+            reason = " ".join(str(e).split())[:200]
+            message = f"{path}: damaged or truncated TFLite model: litert says {reason!r}. Export or copy it again"
+            raise InputError(message) from e
+    return data
+
+
+def _ends(model: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs by signature name, else by tensor name."""
+    graph = model.subgraphs[0]
+    if model.signatureDefs:
+        first = model.signatureDefs[0]
+        graph = model.subgraphs[first.subgraphIndex]
+        sides = [[(flatbuffer.text(m.name), m.tensorIndex) for m in side] for side in (first.inputs, first.outputs)]
+    else:
+        sides = [[(flatbuffer.text(graph.tensors[i].name), i) for i in side] for side in (graph.inputs, graph.outputs)]
+    inputs, outputs = (tuple(_tensor(name, graph.tensors[i]) for name, i in side) for side in sides)
+    return inputs, outputs
+
+
+def _tensor(name: str, tensor: Any) -> TensorSpec:
+    free = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    shape = () if free is None else tuple(int(n) if n >= 0 else None for n in free)
+    quantization = tensor.quantization
+    scale = () if quantization is None or quantization.scale is None else np.asarray(quantization.scale).tolist()
+    zero = () if quantization is None or quantization.zeroPoint is None else np.asarray(quantization.zeroPoint).tolist()
+    return TensorSpec(
+        name=name,
+        dtype=flatbuffer.dtype_name(tensor.type),
+        shape=shape,
+        scale=tuple(scale),
+        zero_point=tuple(zero),
+        axis=int(quantization.quantizedDimension) if len(scale) > 1 else None,
+    )
+
+
+def _operator(model: Any, index: int, graph: Any, op: Any) -> OpInfo:
+    inputs, outputs = (
+        tuple(flatbuffer.text(graph.tensors[i].name) for i in (side if side is not None else ()) if i >= 0)
+        for side in (op.inputs, op.outputs)
+    )
+    version = int(model.operatorCodes[op.opcodeIndex].version)
+    return OpInfo(index=index, name=flatbuffer.op_name(model, op), version=version, inputs=inputs, outputs=outputs)
+
+
+def _metadata(path: str, data: bytes, model: Any) -> dict[str, Any]:
+    custom = {flatbuffer.text(code.customCode) for code in model.operatorCodes if code.customCode}
+    entries = {flatbuffer.text(m.name): model.buffers[m.buffer].data for m in model.metadata or []}
+    found: dict[str, Any] = {
+        "description": flatbuffer.text(model.description),
+        "signatures": [flatbuffer.text(s.signatureKey) for s in model.signatureDefs or []],
+        "custom_ops": sorted(custom),
+        "float_ops": flatbuffer.float_ops(model),
+        "entries": sorted(entries),
+    }
+    if entries.get(metadata.ENTRY) is None:
+        return found
+    try:
+        said = metadata.parse(bytes(entries[metadata.ENTRY]))
+    except ValueError as e:
+        message = f"{path}: damaged {metadata.ENTRY}: {e}"
+        raise InputError(message) from e
+    file = next((t.labels for t in said.outputs if t.labels), said.labels)
+    labels = metadata.read_labels(data, file) if file else ()
+    return {**found, **to_json(said), "labels": list(labels)}

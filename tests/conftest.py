@@ -1,0 +1,95 @@
+"""One worker pool for the whole session, the command line in-process, and tiny models and data."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    from edgedl import worker
+
+    worker.close()
+
+
+@dataclass
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run one command in this process: `cli("export", ...)` -> Answer(code, out, err)."""
+    from edgedl.cli import run
+
+    def call(*arguments):
+        capsys.readouterr()
+        code = run([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def shared():
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data, which is not part of the repository")
+    return SHARED
+
+
+def write_model(path, seed=0):
+    """A small classifier of 8x8 images into 3 classes, untrained."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3, activation="softmax", name="kind"),
+        ]
+    )
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "small.keras")
+
+
+def samples(count, seed=0, classes=3):
+    """Images whose class is the third that is bright: x (count, 8, 8, 1) uint8, y (count,) int64."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, count)
+    x = rng.integers(0, 60, (count, 8, 8, 1))
+    for i, label in enumerate(y):
+        x[i, :, 3 * label : 3 * label + 2] += 180
+    return x.astype(np.uint8), y
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """train.npz and test.npz of such images."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, count, seed in (("train", 300, 0), ("test", 400, 1)):
+        x, y = samples(count, seed)
+        np.savez_compressed(folder / f"{name}.npz", x=x, y=y)
+    return folder

@@ -1,0 +1,110 @@
+"""The agent in this process, on a file that a few lines of TensorFlow make."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedl import agent
+
+
+@pytest.fixture(scope="module")
+def doubler(tmp_path_factory):
+    """A .tflite that gives 2 x + 1 for x of shape (1, 3), made without Keras."""
+    import tensorflow as tf
+
+    class Doubler(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((1, 3), tf.float32)])
+        def run(self, x):
+            return {"y": 2 * x + 1}
+
+    module = Doubler()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.run.get_concrete_function()], module)
+    path = tmp_path_factory.mktemp("agent") / "doubler.tflite"
+    path.write_bytes(converter.convert())
+    return path
+
+
+def request(path, tmp_path, x, **more):
+    np.save(tmp_path / "x.npy", x)
+    inputs = {"x": str(tmp_path / "x.npy")}
+    return {"artifact": str(path), "runtime": "litert", "inputs": inputs, **more}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_run_gives_every_sample_its_output(doubler, tmp_path, workers):
+    x = np.random.default_rng(0).random((700, 3), np.float32)
+    reply = agent.run(request(doubler, tmp_path, x, outputs={"y": str(tmp_path / "y.npy")}, workers=workers))
+    assert (reply["samples"], reply["workers"]) == (700, workers)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), 2 * x + 1, rtol=1e-6)
+
+
+def test_run_takes_a_slice_and_casts_integers(doubler, tmp_path):
+    x = np.arange(30, dtype=np.uint8).reshape(10, 3)
+    agent.run(request(doubler, tmp_path, x, outputs={"y": str(tmp_path / "y.npy")}, start=2, stop=4))
+    assert np.load(tmp_path / "y.npy").tolist() == (2.0 * x[2:4] + 1).tolist()
+
+
+def test_run_times_inferences(doubler, tmp_path):
+    reply = agent.run(request(doubler, tmp_path, np.zeros((1, 3), np.float32), warmup=1, repeats=7))
+    assert len(reply["nanoseconds"]) == 7
+    assert min(reply["nanoseconds"]) > 0
+    assert reply["peak_rss_bytes"] > 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((2, 4), np.float32), r"input 'x' takes \[None, 3\], the data is \[2, 4\]"),
+        (np.zeros((2, 3, 1), np.float32), r"input 'x' takes \[None, 3\], the data is \[2, 3, 1\]"),
+    ],
+)
+def test_run_refuses_another_shape(doubler, tmp_path, x, message):
+    with pytest.raises(agent.RefusedError, match=message):
+        agent.run(request(doubler, tmp_path, x, outputs={"y": str(tmp_path / "y.npy")}))
+
+
+@pytest.mark.parametrize("content", [b"just text", b"", bytes(range(256)) * 8])
+def test_run_refuses_what_is_no_model(tmp_path, content):
+    (tmp_path / "a.tflite").write_bytes(content)
+    with pytest.raises(agent.RefusedError, match="litert does not load it"):
+        agent.describe({"artifact": str(tmp_path / "a.tflite"), "runtime": "litert"})
+
+
+@pytest.mark.parametrize(
+    ("values", "codes"), [([0.0, 0.5, 1.0], [-10, -5, 0]), ([-100.0, 100.0], [-128, 127]), ([0.24, 0.26], [-8, -7])]
+)
+def test_quantize_rounds_and_saturates(values, codes):
+    assert agent.quantize(np.array(values), 0.1, -10, np.int8).tolist() == codes
+
+
+def test_info_tells_which_runtimes_start():
+    runtimes = agent.info({"runtimes": ["litert", "onnxruntime"]})["runtimes"]
+    assert runtimes["litert"]["version"]
+    assert runtimes["litert"]["why"] is None
+
+
+def test_info_says_why_a_runtime_does_not_start(monkeypatch):
+    monkeypatch.setitem(agent.MODULES, "gone", "no_such_runtime")
+    assert "No module named 'no_such_runtime'" in agent.info({"runtimes": ["gone"]})["runtimes"]["gone"]["why"]
+
+
+def test_the_file_alone_answers_one_request(doubler, tmp_path):
+    """Copied elsewhere, without edgedl beside it, as on a device."""
+    copy = tmp_path / "device" / "agent.py"
+    copy.parent.mkdir()
+    copy.write_bytes(Path(agent.__file__).read_bytes())
+    asked = request(doubler, tmp_path, np.ones((2, 3), np.float32), outputs={"y": str(tmp_path / "y.npy")})
+    (tmp_path / "request.json").write_text(json.dumps({"verb": "run", "kwargs": asked}))
+    subprocess.run([sys.executable, "-I", copy, tmp_path], check=True, capture_output=True)
+    assert json.loads((tmp_path / "reply.json").read_text())["result"]["samples"] == 2
+    assert np.load(tmp_path / "y.npy").tolist() == [[3.0] * 3] * 2
+
+
+def test_the_file_parses_on_python_3_7():
+    import ast
+
+    ast.parse(Path(agent.__file__).read_text(), feature_version=(3, 7))

@@ -1,0 +1,193 @@
+import numpy as np
+import pytest
+
+from edgedl import data
+from edgedl.errors import InputError
+from edgedl.types import TensorSpec
+
+IMAGE = TensorSpec(name="image", dtype="float32", shape=(1, 4, 4, 1))
+KIND = TensorSpec(name="kind", dtype="float32", shape=(1, 3))
+
+
+def npz(path, **arrays):
+    np.savez_compressed(path, **arrays)
+    return str(path)
+
+
+@pytest.fixture
+def small(tmp_path):
+    return npz(tmp_path / "a.npz", x=np.zeros((6, 4, 4, 1), np.uint8), y=np.array([0, 1, 2, 0, 1, 2]), note=np.array(3))
+
+
+def test_load_npz_maps_arrays_and_ignores_scalars(small):
+    found = data.load(small)
+    assert set(found.arrays) == {"x", "y"}
+    assert (found.count, len(found.sha256)) == (6, 64)
+    assert isinstance(found.open("x"), np.memmap)
+
+
+def test_load_keeps_slice_and_group_apart(tmp_path):
+    found = data.load(npz(tmp_path / "a.npz", x=np.zeros((2, 3)), y=[0, 1], group=["a", "b"], slice=["day", "night"]))
+    assert set(found.arrays) == {"x", "y"}
+    assert list(found.open("slice")) == ["day", "night"]
+
+
+def test_load_turns_text_labels_into_sorted_indices(tmp_path):
+    found = data.load(npz(tmp_path / "a.npz", x=np.zeros((3, 2)), y=["yes", "no", "yes"]))
+    assert found.labels == ("no", "yes")
+    assert found.open("y").tolist() == [1, 0, 1]
+
+
+def test_load_csv_takes_numeric_columns_and_the_target(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,y\n1,2,up\n3,4,down\n")
+    found = data.load(str(tmp_path / "a.csv"))
+    assert found.open("x").tolist() == [[1, 2], [3, 4]]
+    assert (found.labels, found.open("y").tolist()) == (("down", "up"), [1, 0])
+
+
+def test_load_toml_names_data_target_shape_and_labels(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,c,d,kind\n1,2,3,4,1\n5,6,7,8,0\n")
+    (tmp_path / "names.txt").write_text("off\non\n")
+    (tmp_path / "a.toml").write_text(
+        'data = "a.csv"\ntarget = "kind"\nshape = [2, 2]\nlabels = "names.txt"\n'
+        '[[preprocess]]\nop = "scale"\nfactor = 0.5\n'
+    )
+    found = data.load(str(tmp_path / "a.toml"))
+    assert found.open("x").shape == (2, 2, 2)
+    assert found.labels == ("off", "on")
+    prepared = data.prepare(found, found.ops, ["x"])
+    assert prepared.open("x").ravel().tolist() == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]
+
+
+def test_load_folder_of_images_by_class(tmp_path):
+    from PIL import Image
+
+    for label, value in (("cat", 10), ("dog", 200)):
+        (tmp_path / label).mkdir()
+        Image.fromarray(np.full((4, 5, 3), value, np.uint8)).save(tmp_path / label / "a.png")
+    found = data.load(str(tmp_path))
+    assert (found.labels, found.open("y").tolist()) == (("cat", "dog"), [0, 1])
+    assert found.open("x").shape == (2, 4, 5, 3)
+    assert found.open("x")[1, 0, 0].tolist() == [200, 200, 200]
+
+
+def test_images_of_several_sizes_are_resized_one_by_one(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    for name, size in (("a", (4, 4)), ("b", (6, 8))):
+        Image.fromarray(np.full((*size, 3), 7, np.uint8)).save(tmp_path / "pictures" / "cat" / f"{name}.png")
+    with pytest.raises(InputError, match=r"b.png: shape \(6, 8, 3\), the first sample has \(4, 4, 3\)"):
+        data.load(str(tmp_path / "pictures"))
+    (tmp_path / "a.toml").write_text('data = "pictures"\n[[preprocess]]\nop = "resize"\nheight = 4\nwidth = 4\n')
+    assert data.load(str(tmp_path / "a.toml")).open("x").shape == (2, 4, 4, 3)
+
+
+def test_windows_repeat_their_target(tmp_path):
+    npz(tmp_path / "a.npz", x=np.arange(12, dtype=np.float32).reshape(2, 6), y=[0, 1])
+    (tmp_path / "a.toml").write_text('data = "a.npz"\n[[preprocess]]\nop = "window"\nlength = 3\nstep = 3\n')
+    found = data.load(str(tmp_path / "a.toml"))
+    cut = data.prepare(found, found.ops, ["x"])
+    assert cut.count == 4
+    assert cut.open("x").tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert cut.open("y").tolist() == [0, 0, 1, 1]
+
+
+def test_load_function_takes_batches(tmp_path, monkeypatch):
+    (tmp_path / "my_data.py").write_text(
+        "import numpy as np\n"
+        "def batches():\n"
+        "    for i in range(3):\n"
+        "        yield np.full((2, 4), i, np.float32), np.array([i, i])\n"
+        "def broken():\n"
+        "    raise RuntimeError('no database')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    found = data.load("my_data:batches")
+    assert found.open("y").tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(InputError, match="my_data:broken raised RuntimeError: no database"):
+        data.load("my_data:broken")
+    with pytest.raises(InputError, match="my_data:missing"):
+        data.load("my_data:missing")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.array([[1.0, np.nan], [0, 0]])}, "x: sample 0 holds NaN"),
+        ({"x": np.zeros((3, 2)), "y": np.zeros(2)}, "differ in their number of samples: x 3, y 2"),
+        ({"x": np.zeros((0, 2))}, "no samples"),
+        ({"x": np.zeros((2, 2), complex)}, "x: numbers are needed, got dtype complex128"),
+        ({"x": np.array([None, 1], object)}, "'x' holds Python objects"),
+    ],
+)
+def test_load_refuses_arrays(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        data.load(str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.npz", b"not a zip", "a.npz: not a readable .npz"),
+        ("a.csv", b"a,b,y\n1,2\n", "line 2 has 2 columns, the header 3"),
+        ("a.csv", b"a,b,y\n1,x,0\n", "line 2, column 'b': 'x' is no number"),
+        ("a.csv", b"", "no header line"),
+        ("a.toml", b'data = "b.npz"\n', "a.toml: data: no such file or folder: b.npz"),
+        ("a.toml", b'date = "b.npz"\n', "date"),
+        ("a.json", b"{}", "data is a .npz, .csv, .toml"),
+    ],
+)
+def test_load_refuses_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        data.load(str(tmp_path / name))
+
+
+def test_load_refuses_a_missing_column_and_an_empty_folder(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "a.toml").write_text('data = "a.csv"\ntarget = "kind"\n')
+    with pytest.raises(InputError, match="no column 'kind'; it has a, b"):
+        data.load(str(tmp_path / "a.toml"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no samples: a folder of class folders"):
+        data.load(str(tmp_path / "empty"))
+
+
+def test_bind_names_single_arrays_x_and_y(small):
+    bound = data.bind(data.load(small), [IMAGE], [KIND])
+    assert (set(bound.inputs), set(bound.targets), bound.count) == ({"image"}, {"kind"}, 6)
+
+
+def test_bind_takes_several_inputs_by_name_and_says_what_is_missing(tmp_path):
+    found = data.load(npz(tmp_path / "a.npz", a=np.zeros((2, 3)), b=np.zeros((2, 4)), left=np.zeros(2)))
+    inputs = [TensorSpec(name=n, dtype="float32", shape=(None, s)) for n, s in (("a", 3), ("b", 4))]
+    outputs = [TensorSpec(name=n, dtype="float32", shape=(None, 1)) for n in ("left", "right")]
+    bound = data.bind(found, inputs, outputs)
+    assert (list(bound.inputs), list(bound.targets)) == (["a", "b"], ["left"])
+    with pytest.raises(InputError, match="no array for the model's input c; it has a, b, left"):
+        data.bind(found, [inputs[0], TensorSpec(name="c", dtype="float32", shape=(None, 4))], outputs)
+
+
+def test_bind_refuses_another_shape(small):
+    wider = TensorSpec(name="image", dtype="float32", shape=(1, 8, 8, 1))
+    with pytest.raises(InputError, match=r"input 'image' takes samples of shape \(8, 8, 1\), the data has \(4, 4, 1\)"):
+        data.bind(data.load(small), [wider], [KIND])
+
+
+def test_draw_is_stratified_in_proportion_and_seeded(tmp_path):
+    y = np.repeat([0, 1, 2], [60, 30, 10])
+    found = data.load(npz(tmp_path / "a.npz", x=np.zeros((100, 2)), y=y))
+    ids = data.draw(found, 20, seed=0)
+    assert np.bincount(y[ids]).tolist() == [12, 6, 2]
+    assert ids.tolist() == data.draw(found, 20, seed=0).tolist() != data.draw(found, 20, seed=1).tolist()
+    assert data.draw(found, 500, seed=0).tolist() == list(range(100))
+
+
+def test_sample_hashes_find_the_same_sample_in_another_file(tmp_path):
+    x = np.arange(20, dtype=np.float32).reshape(5, 4)
+    first = data.load(npz(tmp_path / "a.npz", x=x))
+    second = data.load(npz(tmp_path / "b.npz", x=x[::-1]))
+    assert data.sample_hashes([first.arrays["x"]])[1] == data.sample_hashes([second.arrays["x"]])[3]
+    assert len(set(data.sample_hashes([first.arrays["x"]]))) == 5

@@ -1,0 +1,113 @@
+import os
+import time
+
+import numpy as np
+import pytest
+
+from edgedl import worker
+from edgedl.errors import EdgedlError, InputError, WorkerError
+from edgedl.worker import Pool
+
+
+@pytest.fixture(scope="module")
+def pool():
+    made = Pool()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def child(pool):
+    made = pool.start("test")
+    yield made
+    made.close()
+
+
+def test_call_returns_what_the_function_returned(child):
+    assert child.call("os.path:basename", {"p": "a/b"}) == "b"
+    assert child.call("builtins:dict", {"a": [1, 2]}) == {"a": [1, 2]}  # the same process answers again
+
+
+def test_expected_errors_cross_with_class_and_message(child):
+    with pytest.raises(InputError, match="nowhere.npz: no such file"):
+        child.call("edgedl.data:load", {"source": "nowhere.npz"})
+    assert child.alive
+
+
+def test_unexpected_errors_name_the_function_and_the_exception(child):
+    with pytest.raises(EdgedlError, match="edgedl.types:Scheme failed: ValueError: 'x' is not a valid Scheme"):
+        child.call("edgedl.types:Scheme", {"value": "x"})
+
+
+def test_a_killed_child_is_one_worker_error_that_names_the_signal(child):
+    with pytest.raises(WorkerError, match="worker 'test' was killed by SIGSEGV in ctypes:string_at"):
+        child.call("ctypes:string_at", {"ptr": 1})
+    assert not child.alive
+
+
+def test_a_hanging_child_is_ended(child):
+    with pytest.raises(WorkerError, match="made no progress for 0.3 s"):
+        child.call("subprocess:check_call", {"args": ["sleep", "30"]}, timeout_s=0.3)
+    assert not child.alive
+
+
+def test_a_child_over_its_memory_is_ended(child):
+    with pytest.raises(WorkerError, match=r"used [\d,]+ MB, the limit is 60 MB"):
+        child.call("numpy:ones", {"shape": 60_000_000}, memory_bytes=60_000_000)
+
+
+def test_the_pool_starts_a_new_child_after_a_crash(pool):
+    first = pool.child("again")
+    first.kill()
+    assert pool.child("again").call("os.path:basename", {"p": "a/b"}) == "b"
+
+
+def test_progress_reaches_the_parent(child):
+    seen = []
+    child.call(
+        "edgedl.agent:progress", {"stage": "calibrating", "done": 3, "total": 3}, on_progress=lambda *e: seen.append(e)
+    )
+    assert seen == [("calibrating", 3, 3)]
+
+
+def test_scratch_goes_when_the_pool_closes():
+    pool = Pool()
+    np.save(pool.scratch("x") / "a.npy", np.zeros(3))
+    pool.close()
+    assert not pool.folder.exists()
+
+
+def test_what_a_killed_session_left_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, running = tmp_path / "edgedl-999999999-abc", tmp_path / f"edgedl-{os.getpid()}-abc"
+    left.mkdir()
+    running.mkdir()
+    pool = Pool()
+    pool.close()
+    assert not left.exists()
+    assert running.exists()
+
+
+def test_children_end_when_their_parent_is_killed(tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "from edgedl import worker; import os, time\n"
+        "child = worker.pool().child('x'); child.call('os.path:basename', {'p': 'a'})\n"
+        "print(child.process.pid, worker.pool().folder, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline().split()[0])
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until = time.monotonic() + 10
+    while worker._running(pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not worker._running(pid)
+
+
+def test_a_missing_interpreter_is_a_worker_error(pool):
+    with pytest.raises(WorkerError, match="does not start: /no/such/python"):
+        pool.start("x", "/no/such/python")
