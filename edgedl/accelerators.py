@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from edgedl.errors import InputError, UnsupportedError
 
@@ -42,7 +43,7 @@ def placed(model: keras.Model, devices: Sequence[str]) -> Iterator[keras.Model]:
     import keras
     import tensorflow as tf
 
-    with tf.device(devices[0]) if len(devices) == 1 else tf.distribute.MirroredStrategy(list(devices)).scope():
+    with tf.device(devices[0]) if len(devices) == 1 else _mirrored(tuple(devices)).scope():
         if len(devices) == 1:
             yield model
             return
@@ -50,6 +51,14 @@ def placed(model: keras.Model, devices: Sequence[str]) -> Iterator[keras.Model]:
         copy.set_weights(model.get_weights())
         yield copy
     model.set_weights(copy.get_weights())
+
+
+@cache
+def _mirrored(devices: tuple[str, ...]) -> Any:
+    """One strategy a process: a second one would number its collective ops from the start, and they would clash."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 @contextlib.contextmanager

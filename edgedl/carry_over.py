@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedl import keras_files
+from edgedl import keras_2_ops, keras_files
 from edgedl.errors import EdgedlError, InputError, UnsupportedError
 from edgedl.keras_cleaning import HALF_TOLERANCE, TRAINING_ONLY
 from edgedl.keras_files import ModelFile, first_line
@@ -29,27 +29,6 @@ WITHOUT_MEANING |= {"query_shape", "key_shape", "value_shape"}  # config keys th
 COMMON_KEYS = frozenset({"name", "trainable", "activity_regularizer"})
 RENAMED_KEYS = {("LeakyReLU", "alpha"): "negative_slope", ("ThresholdedReLU", "theta"): "threshold"}
 RENAMED_CLASSES = {"ThresholdedReLU": "ReLU"}
-OPS = {
-    **{f"math.{n}": n for n in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "abs", "exp", "log")},
-    **{f"math.{n}": n for n in ("sqrt", "rsqrt", "square", "negative", "tanh", "sigmoid", "floor", "sin", "cos")},
-    **{f"__operators__.{n}": n for n in ("add", "subtract", "multiply")},
-    **{f"math.reduce_{n}": n for n in ("mean", "sum", "max", "min", "prod")},
-    **{f"nn.{n}": n for n in ("relu", "relu6", "sigmoid", "softmax", "silu", "gelu", "elu", "selu", "leaky_relu")},
-    **{f"nn.{n}": n for n in ("softplus", "log_softmax", "tanh")},
-    **{n: n for n in ("reshape", "transpose", "expand_dims", "squeeze", "stack", "cast", "tile", "repeat")},
-    "math.truediv": "true_divide",
-    "math.pow": "power",
-    "math.l2_normalize": "normalize",
-    "math.softplus": "softplus",
-    "concat": "concatenate",
-    "clip_by_value": "clip",
-    "linalg.matmul": "matmul",
-    "identity": "copy",
-    "__operators__.getitem": "getitem",
-}
-RENAMED_ARGUMENTS = {"input_tensor": "x", "perm": "axes", "values": "x", "clip_value_min": "x_min"}
-RENAMED_ARGUMENTS |= {"clip_value_max": "x_max", "shape": "newshape", "multiples": "repeats"}
-RENAMED_ARGUMENTS |= {"alpha": "negative_slope", "x": "x1", "y": "x2", "a": "x1", "b": "x2", "tensor": "x"}
 
 
 def hard_sigmoid_2(x: Any) -> Any:
@@ -82,6 +61,8 @@ def open_keras_2(file: ModelFile, objects: Mapping[str, Any], *, trust: bool) ->
     except ImportError as e:
         message = f"{file.path}: a Keras 2 model, which takes tf_keras to read. Try: pip install 'edgedl[keras]'"
         raise InputError(message) from e
+    for layer, node in keras_files.objects_in(file):
+        keras_2_ops.check(layer, node)
     with tempfile.TemporaryDirectory() as folder:
         path = keras_files.with_suffix(file.path, file.kind, folder)
         old = tf_keras.models.load_model(str(path), custom_objects=dict(objects), compile=False, safe_mode=not trust)
@@ -117,7 +98,7 @@ def _compare(old: Any, new: keras.Model) -> tuple[float, float]:
     failure: Exception = ValueError()
     for free in FREE_SIZES:
         flat = dict(zip([t.name for t in new.inputs], sample_inputs(new, free=free), strict=True))
-        arrays = tf.nest.map_structure(lambda t: tf.constant(flat[_input_name(t)]), old._nested_inputs)  # noqa: B023
+        arrays = tf.nest.map_structure(lambda t: tf.constant(flat[_tensor_name(t)]), old._nested_inputs)  # noqa: B023
         try:
             theirs = tf.nest.flatten(old(arrays, training=False))
         except Exception as e:  # a size too small for the network
@@ -128,8 +109,13 @@ def _compare(old: Any, new: keras.Model) -> tuple[float, float]:
     raise InputError(message) from failure
 
 
-def _input_name(tensor: Any) -> str:
-    return str(tensor._keras_history.layer.name)
+def _tensor_name(tensor: Any) -> str:
+    return _name(tensor._keras_history.layer)
+
+
+def _name(old: Any) -> str:
+    """A layer's name without the slashes that Keras 3 refuses."""
+    return str(old.name).replace("/", "_")
 
 
 class _Replay:
@@ -162,9 +148,9 @@ class _Replay:
         if isinstance(old, tf_keras.Sequential) and old.built and old._is_graph_network:
             layers = [self.layer(layer) for layer in old.layers]
             if layers[-1] is None:
-                layers[-1] = keras.layers.Identity(name=old.layers[-1].name)
+                layers[-1] = keras.layers.Identity(name=_name(old.layers[-1]))
             kept = [layer for layer in layers if layer is not None]
-            return keras.Sequential([self._input(old.inputs[0]), *kept], name=old.name, trainable=old.trainable)
+            return keras.Sequential([self._input(old.inputs[0]), *kept], name=_name(old), trainable=old.trainable)
         if getattr(old, "_is_graph_network", False):
             return self._functional(old)
         message = (
@@ -177,9 +163,9 @@ class _Replay:
 
         spec = getattr(tensor, "type_spec", None)
         if type(spec).__name__ in ("SparseTensorSpec", "RaggedTensorSpec"):
-            message = f"input {_input_name(tensor)!r} is sparse or ragged, which Keras 3 cannot hold here"
+            message = f"input {_tensor_name(tensor)!r} is sparse or ragged, which Keras 3 cannot hold here"
             raise UnsupportedError(message)
-        return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype.name, name=_input_name(tensor))
+        return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype.name, name=_tensor_name(tensor))
 
     def _functional(self, old: Any) -> keras.Model:
         import keras
@@ -197,7 +183,7 @@ class _Replay:
                 result = self._call(node.layer, replaced(node.call_args), replaced(node.call_kwargs))
                 for before, after in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(result), strict=True):
                     tensors[id(before)] = after
-        return keras.Model(replaced(old._nested_inputs), self._outputs(old, tensors), name=old.name)
+        return keras.Model(replaced(old._nested_inputs), self._outputs(old, tensors), name=_name(old))
 
     def _outputs(self, old: Any, tensors: dict[int, Any]) -> Any:
         """The output structure, each tensor given by a layer of the old name."""
@@ -205,7 +191,7 @@ class _Replay:
         import tensorflow as tf
 
         def named(tensor: Any) -> Any:
-            new, name = tensors[id(tensor)], tensor._keras_history.layer.name
+            new, name = tensors[id(tensor)], _tensor_name(tensor)
             if new._keras_history.operation.name == name:
                 return new
             return keras.layers.Identity(name=name)(new)
@@ -214,8 +200,8 @@ class _Replay:
 
     def _call(self, old: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = type(old).__name__
-        if name in ("TFOpLambda", "SlicingOpLambda"):
-            return _run_op(old, args, kwargs)
+        if name in keras_2_ops.CLASSES:
+            return keras_2_ops.run(old, args, kwargs)
         training = kwargs.get("training")
         kwargs = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
         new = self.layer(old)
@@ -245,9 +231,9 @@ class _Replay:
             return self.model(old)
         if name == "TimeDistributed":
             inner = self.layer(old.layer)
-            return inner and keras.layers.TimeDistributed(inner, name=old.name)
+            return inner and keras.layers.TimeDistributed(inner, name=_name(old))
         if name == "Lambda":
-            return keras.layers.Lambda(old.function, arguments=old.arguments, name=old.name)
+            return keras.layers.Lambda(old.function, arguments=old.arguments, name=_name(old))
         try:
             new = self._object(name, old.get_config(), old.name)
         except EdgedlError:
@@ -278,7 +264,9 @@ class _Replay:
             key = RENAMED_KEYS.get((name, old_key), old_key)
             if key in WITHOUT_MEANING or key.endswith("_initializer") or key == "dtype":
                 continue
-            if key in allowed:
+            if key == "name":
+                clean[key] = value.replace("/", "_")
+            elif key in allowed:
                 clean[key] = self._value(key, value, where)
             elif value not in (None, False, 0, 1) or value is True:  # not at its default
                 message = f"layer {where!r} ({name}): Keras 3 has no {key}={value!r}"
@@ -310,32 +298,3 @@ def _serialized(layer: Any) -> Any:
 def _dtype(value: Any) -> Any:
     """A dtype policy by name."""
     return value["config"]["name"] if isinstance(value, Mapping) else value
-
-
-def _run_op(old: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A TensorFlow function of a Keras 2 graph as the Keras 3 op. Raises UnsupportedError that names it."""
-    import keras
-    import tensorflow as tf
-
-    symbol = str(getattr(old, "symbol", "")).removeprefix("compat.v1.")
-    if symbol not in OPS:
-        message = f"layer {old.name!r}: the TensorFlow function tf.{symbol} has no Keras 3 counterpart here"
-        raise UnsupportedError(message)
-    operands = [v.name if isinstance(v, tf.DType) else v for v in args]
-    if OPS[symbol] == "getitem":
-        return operands[0][tuple(_slice(s) for s in operands[1])]
-    function: Callable[..., Any] = getattr(keras.ops, OPS[symbol])
-    allowed = inspect.signature(function).parameters
-    given = {"approximate": False} if OPS[symbol] == "gelu" else {}  # TensorFlow's default, not Keras's
-    for key, value in kwargs.items():
-        name = key if key in allowed else RENAMED_ARGUMENTS.get(key, key)
-        if name in allowed:
-            given[name] = value.name if isinstance(value, tf.DType) else value
-        elif value not in (None, False) and key != "name":
-            message = f"layer {old.name!r}: tf.{symbol} with {key}={value!r} has no Keras 3 counterpart here"
-            raise UnsupportedError(message)
-    return function(*operands, **{k: v for k, v in given.items() if v is not None})
-
-
-def _slice(value: Any) -> Any:
-    return slice(value["start"], value["stop"], value["step"]) if isinstance(value, Mapping) else value

@@ -140,6 +140,25 @@ def make(
     return replace(made, notes=tuple(notes))
 
 
+def float_parent(model: ModelFile, format_: str, shapes: dict[str, tuple[int, ...]]) -> Artifact:
+    """The model in the same format without quantization, kept in the cache: what a compressed one must beat.
+
+    Raises UnsupportedError where the exporter cannot do it.
+    """
+    exporter: Exporter = plugins.load("exporters", format_)
+    name = f"float{exporter.suffixes[0]}"
+    key = f"{format_} {sorted(shapes.items())} {artifacts.versions(*FRAMEWORKS)}"
+    place = model.kept(key, name)
+    if place is None:
+        options = ExportOptions(shapes=shapes, trust=model.trust, custom_objects=model.custom_objects)
+        out = worker.pool().scratch("float") / name
+        make(model, exporter, out, scheme=Scheme.FP32, calibration=Calibration(), options=options)
+        place = model.keep(key, out)
+    info = artifacts.describe(place, format_=format_)
+    lineage = Lineage(model_sha256=model.sha256, scheme=Scheme.FP32)
+    return artifacts.measure(place, format_=format_, scheme=Scheme.FP32, info=info, lineage=lineage)
+
+
 def _run(
     model: ModelFile,
     exporter: Exporter,

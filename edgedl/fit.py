@@ -115,9 +115,8 @@ def fit(
     if evaluation is None and options.patience:
         whole = data.count
         data, evaluation = data.split(options.holdout, options.seed)
-        notes.append(
-            f"held out {evaluation.count} of {whole} training samples (seed {options.seed}) to choose the epoch"
-        )
+        share = f"{evaluation.count} of {whole} training samples (seed {options.seed})"
+        notes.append(f"held out {share} to choose the epoch")
     elif options.patience:
         notes.append("the evaluation data chose the epoch: its figures are optimistic")
     criteria = choose(model, *data.take(np.arange(min(data.count, 256))), options.loss, partial=objective is not None)
@@ -294,7 +293,7 @@ class _Trainer:
 def _optimizer(options: FitOptions, steps: int, *, mixed: bool) -> Any:
     import keras
 
-    rate: Any = options.learning_rate
+    rate: Any = float(options.learning_rate)
     if options.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     if options.optimizer == "adam":
@@ -306,10 +305,8 @@ def _optimizer(options: FitOptions, steps: int, *, mixed: bool) -> Any:
 
 def require_functional(model: keras.Model) -> None:
     """Raises InputError for a model whose inputs and outputs are not known before it runs."""
-    if not getattr(model, "inputs", None) or not getattr(model, "output_names", None):
-        message = (
-            f"model {model.name!r} is a subclass of keras.Model or not built; build it as keras.Model(inputs, outputs)"
-        )
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        message = f"model {model.name!r} is a subclassed or unbuilt keras.Model; make it keras.Model(inputs, outputs)"
         raise InputError(message)
 
 
@@ -317,9 +314,7 @@ def _mixed(options: FitOptions, devices: Sequence[str], notes: list[str]) -> boo
     """Whether to compute in float16: asked for or not said, and every device is a GPU with fast float16."""
     able = fast_float16(devices)
     if options.mixed_precision and not able:
-        notes.append(
-            f"mixed precision needs a GPU of compute capability 7.0 or more: {', '.join(devices)} used float32"
-        )
+        notes.append(f"mixed precision needs GPUs of compute capability 7.0 up: {', '.join(devices)} used float32")
     used = able and options.mixed_precision is not False
     if used:
         notes.append("trained in mixed precision (float16 with loss scaling); the model itself is float32")

@@ -124,7 +124,9 @@ def _read_archive(path: Path, kind: Kind) -> ModelFile:
             message = f"{path}: a zip archive without {', '.join(sorted(missing))}, no Keras model; {ALLOWED}"
             raise InputError(message)
     version = str(member("metadata.json").get("keras_version", ""))
-    return ModelFile(path=path, kind=kind, configs=(member("config.json"),), keras_version=version)
+    return ModelFile(
+        path=path, kind=kind, configs=(_without(member("config.json"), "compile_config"),), keras_version=version
+    )
 
 
 def _read_hdf5(path: Path) -> ModelFile:
@@ -158,10 +160,8 @@ def _read_saved_model(path: Path) -> ModelFile:
     except DecodeError as e:
         message = f"protobuf: {first_line(e)}"
         raise ValueError(message) from e
-    texts = [node.metadata for node in metadata.nodes]
-    if not texts:
-        objects = (n.user_object for g in graph.meta_graphs for n in g.object_graph_def.nodes)
-        texts = [o.metadata for o in objects if o.identifier.startswith("_tf_keras_")]
+    objects = [n.user_object for g in graph.meta_graphs for n in g.object_graph_def.nodes]
+    texts = [o.metadata for o in (*metadata.nodes, *objects) if o.identifier.startswith("_tf_keras_")]
     if not any(texts):
         message = (
             f"{path}: a SavedModel without Keras metadata (made by model.export or tf.saved_model.save); "
@@ -170,9 +170,14 @@ def _read_saved_model(path: Path) -> ModelFile:
         raise InputError(message)
     functions = [n for g in graph.meta_graphs for f in g.graph_def.library.function for n in f.node_def]
     nodes = [*functions, *(n for g in graph.meta_graphs for n in g.graph_def.node)]
-    configs = tuple(json.loads(t) for t in texts if t)
+    configs = tuple(_without(json.loads(t), "training_config") for t in texts if t)
     code_ops = tuple(sorted(CODE_OPS & {n.op for n in nodes}))
     return ModelFile(path=path, kind=Kind.SAVED_MODEL, configs=configs, keras_version="2.", code_ops=code_ops)
+
+
+def _without(config: Any, key: str) -> Any:
+    """A configuration without how it was compiled, which is never loaded and may name any loss."""
+    return {k: v for k, v in config.items() if k != key} if isinstance(config, dict) else config
 
 
 def sha256(path: Path) -> str:
@@ -245,21 +250,25 @@ def check(file: ModelFile, objects: Mapping[str, Any], *, trust: bool) -> dict[s
         )
         raise InputError(message)
     found: dict[str, Any] = {}
-    for config in file.configs:
-        for layer, node in _nodes(config, "the model"):
-            if _is_code(node, objects) and not trust:
-                message = (
-                    f"{file.path}: {layer} ({node['class_name']}) carries code that would run on this machine; "
-                    "if you trust where the file comes from, add --trust"
-                )
-                raise InputError(message)
-            if _is_foreign(node, {**objects, **found}):
-                found |= _trusted(file, layer, node, trust=trust)
+    for layer, node in objects_in(file):
+        if _is_code(node, objects) and not trust:
+            message = (
+                f"{file.path}: {layer} ({node['class_name']}) carries code that would run on this machine; "
+                "if you trust where the file comes from, add --trust"
+            )
+            raise InputError(message)
+        if _is_foreign(node, {**objects, **found}):
+            found |= _trusted(file, layer, node, trust=trust)
     return found
 
 
+def objects_in(file: ModelFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every serialized object of a file, with the innermost layer that it is in."""
+    for config in file.configs:
+        yield from _nodes(config, "the model")
+
+
 def _nodes(value: Any, layer: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every serialized object below `value`, with the innermost layer that it is in."""
     if isinstance(value, dict):
         config = value.get("config")
         if "class_name" in value:

@@ -7,7 +7,7 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
@@ -16,7 +16,7 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's earliest time, which Keras
 
 
 def save(model: keras.Model, out: Path) -> None:
-    """Write `model` to `out` in the .keras format, without the time of day that Keras puts in it.
+    """Write `model` to `out` in the .keras format, without the time of day and the memory addresses Keras puts in.
 
     `out` may have any name; the caller publishes it by a rename.
     """
@@ -28,7 +28,25 @@ def save(model: keras.Model, out: Path) -> None:
             for member in source.infolist():
                 content = source.read(member)
                 if member.filename == "metadata.json":
-                    metadata = json.loads(content)
-                    del metadata["date_saved"]
-                    content = json.dumps(metadata).encode()
+                    content = _json({k: v for k, v in json.loads(content).items() if k != "date_saved"})
+                elif member.filename == "config.json":
+                    content = _json(_renumbered(json.loads(content), {}))
                 target.writestr(zipfile.ZipInfo(member.filename, ZIP_EPOCH), content)
+
+
+def _renumbered(config: Any, numbers: dict[int, int]) -> Any:
+    """The configuration with objects numbered as they come: Keras tells shared ones apart by their address."""
+    if isinstance(config, list):
+        return [_renumbered(item, numbers) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: numbers.setdefault(value, len(numbers) + 1)
+        if key == "shared_object_id" and isinstance(value, int)
+        else _renumbered(value, numbers)
+        for key, value in config.items()
+    }
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()

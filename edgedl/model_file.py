@@ -57,6 +57,17 @@ class ModelFile:
             _keep({f"{i}.npy": Path(made[name]) for i, name in enumerate(names)}, place)
         return {name: Path(made[name]) for name in names}
 
+    def kept(self, key: str, name: str) -> Path | None:
+        """A file made of this model that the cache has under `key`, or None."""
+        file = _place(self.sha256, key) / name
+        return file if _cacheable(self.custom_objects) and file.exists() else None
+
+    def keep(self, key: str, file: Path) -> Path:
+        """Put a file made of this model into the cache under `key`; where it now lies."""
+        if _cacheable(self.custom_objects):
+            _keep({file.name: file}, _place(self.sha256, key))
+        return self.kept(key, file.name) or file
+
 
 def open_model(path: str, *, trust: bool = False, custom_objects: str | None = None, loaded: bool = True) -> ModelFile:
     """A model and its facts. With `loaded` false the cache will do, and TensorFlow may not even start.

@@ -43,9 +43,8 @@ class LoadedModel:
 def warm() -> None:
     """Import the frameworks, so that the next call in this process does not wait for them."""
     import keras
-    import tensorflow as tf
 
-    tf.constant(keras.ops.zeros(1))  # the first op sets the runtime up
+    keras.ops.zeros(1)  # the first op sets the runtime up
 
 
 def load(path: Path, *, trust: bool = False, custom_objects: str | None = None) -> LoadedModel:
@@ -193,8 +192,8 @@ def _inputs_of(shape: Any, name: str) -> Any:
 def with_static_shapes(model: keras.Model, shapes: Mapping[str, tuple[int, ...]], batch: int = 1) -> keras.Model:
     """The same network on inputs of fixed size, names kept, weights shared (copied where a layer keeps state).
 
-    `shapes` by canonical input name, batch included; an input that it leaves out gets `batch`. Raises InputError: an
-    unknown name, a shape that contradicts the model, a free size that nothing fixes.
+    `shapes` by canonical input name, batch included; an input that it leaves out gets their batch, or `batch`.
+    Raises InputError: an unknown name, a shape that contradicts the model, a free size that nothing fixes.
     """
     import keras
 
@@ -202,6 +201,7 @@ def with_static_shapes(model: keras.Model, shapes: Mapping[str, tuple[int, ...]]
     if unknown := set(shapes) - {s.name for s in inputs}:
         message = f"--shape {sorted(unknown)[0]}: no such input; the model has {', '.join(s.name for s in inputs)}"
         raise InputError(message)
+    batch = next((shape[0] for shape in shapes.values()), batch)
     fixed = [_fixed(spec, shapes.get(spec.name), batch) for spec in inputs]
     tensors = [keras.Input(batch_shape=s, dtype=t.dtype, name=t.name) for s, t in zip(fixed, model.inputs, strict=True)]
     stateful = any(getattr(op, "stateful", False) for op in operations(model))

@@ -34,11 +34,11 @@ class Answer:
 @pytest.fixture
 def cli(capsys):
     """Run one command in this process: `cli("export", ...)` -> Answer(code, out, err)."""
-    from edgedl.cli import run
+    from edgedl.cli import invoke
 
     def call(*arguments):
         capsys.readouterr()
-        code = run([str(a) for a in arguments])
+        code = invoke([str(a) for a in arguments])
         captured = capsys.readouterr()
         return Answer(code, captured.out, captured.err)
 
@@ -50,6 +50,13 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("needs ../shared/data, which is not part of the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def schema():
+    """A shipped JSON Schema by name."""
+    folder = Path(__file__).parents[1] / "edgedl" / "schemas"
+    return lambda name: json.loads((folder / f"{name}.json").read_text())
 
 
 def write_model(path, seed=0):

@@ -263,7 +263,7 @@ def test_divergence_names_the_learning_rate():
     model = classifier(activation=None)
     number = np.full((192, 3), 1e30, np.float32)
     with pytest.raises(
-        InputError, match="training diverged: loss is (nan|inf) after epoch 1 at learning_rate 1000; try 100"
+        InputError, match=r"training diverged: loss is (nan|inf) after epoch 1 at learning_rate 1000; try 100"
     ):
         fit(model, samples(blobs()[0], number), FitOptions(epochs=2, learning_rate=1000, optimizer="sgd"))
 
@@ -342,14 +342,15 @@ def run(devices, norm, seed=0):
     set_seed(seed)
     i = keras.Input((3,), name="x")
     h = keras.layers.Dense(8, activation="relu", kernel_regularizer="l2")(i)
-    h = keras.layers.Dropout(0.2)(keras.layers.BatchNormalization()(h)) if norm else h
+    h = keras.layers.Dropout(0.2)(keras.layers.BatchNormalization(momentum=0.5)(h)) if norm else h
     model = keras.Model(i, keras.layers.Dense(3, "softmax", name="y")(h))
-    r = fit(model, data, FitOptions(epochs=3, batch_size=16, seed=seed, devices=devices, learning_rate=0.02, patience=9))
+    options = FitOptions(epochs=3, batch_size=16, seed=seed, devices=devices, learning_rate=0.02, patience=9)
+    r = fit(model, data, options)
     return [w.tolist() for w in model.get_weights()], r.history["loss"], r.notes, evaluate(model, data)["accuracy"]
 two = ("CPU:0", "CPU:1")
 out = {"one": run(("CPU:0",), False), "two": run(two, False), "bn": run(two, True), "again": run(two, True)}
 try:
-    fit(None or keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(3, "softmax", name="y")]),
+    fit(keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(3, "softmax", name="y")]),
         data, FitOptions(batch_size=1, devices=two))
 except Exception as e:
     out["error"] = f"{type(e).__name__}: {e}"

@@ -153,6 +153,15 @@ def test_load_refuses_lambda_activations_and_builtin_functions(tmp_path):
             models.load(path)
 
 
+def test_load_does_not_mind_how_the_model_was_compiled(tmp_path):
+    def my_loss(y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred))
+
+    model = small()
+    model.compile(loss=my_loss)
+    assert models.load(saved(model, tmp_path / "m.keras")).notes == ()
+
+
 def edit_config(path, change):
     with zipfile.ZipFile(path) as archive:
         members = {n: archive.read(n) for n in archive.namelist()}
@@ -254,6 +263,7 @@ def test_load_removes_training_only_layers(tmp_path):
         assert f"({name})" in " ".join(loaded.notes)
     x = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
     np.testing.assert_allclose(answer(loaded.model, x), answer(model, x), atol=1e-6)
+    assert all(len(layer._inbound_nodes) == 1 for layer in loaded.model.layers)
     ours, theirs = models.specs(loaded.model), models.specs(model)
     assert ours == theirs
     assert ours[1][0].name == "probabilities"
@@ -379,7 +389,7 @@ def test_specs_flatten_dictionaries_and_tell_inputs_from_outputs():
 
 def test_static_shapes_keep_names_and_share_weights():
     model = two_by_two()
-    fixed = models.with_static_shapes(model, {"left": (2, 4)}, batch=2)
+    fixed = models.with_static_shapes(model, {"left": (2, 4)})
     assert [(s.name, s.shape) for s in models.specs(fixed)[0]] == [
         (s.name, (2, *s.shape[1:])) for s in models.specs(model)[0]
     ]

@@ -56,7 +56,7 @@ def edgedl() -> None:
     """
 
 
-def run(arguments: Sequence[str]) -> int:
+def invoke(arguments: Sequence[str]) -> int:
     """Run one command in this process; its exit code. Errors are one line on stderr, and stdout stays empty."""
     from edgedl.cli.progress import progress_bar
 
@@ -91,7 +91,7 @@ def _fail(message: str, code: int) -> int:
 
 def main() -> None:
     """The console script."""
-    code = run(sys.argv[1:])
+    code = invoke(sys.argv[1:])
     if worker := sys.modules.get("edgedl.worker"):
         worker.close()
     sys.stdout.flush()

@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("benchmark")
+@click.command("benchmark", short_help="Time artifacts on this machine.")
 @click.argument("files", nargs=-1, required=True, metavar="ARTIFACT...")
 @click.option("--runtime", metavar="R", help="Runtime, a plugin's name; default: the first for the format.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one inference.")

@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("demo")
+@click.command("demo", short_help="Do the main job on handwritten digits.")
 @click.option("-o", "--out", default="edgedl-demo", show_default=True, metavar="DIR", help="Folder to work in.")
 @options.as_json
 def command(out: str, as_json: bool) -> int:

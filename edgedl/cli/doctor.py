@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what works here and what does not.")
 @options.as_json
 def command(as_json: bool) -> None:
     """Say what works here and what does not, and what to do about it."""

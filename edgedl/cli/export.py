@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("export")
+@click.command("export", short_help="Export a model to a format.")
 @click.argument("model")
 @click.option(
     "--format", "format_", metavar="F", help="Artifact format, a plugin's name; default: by the suffix of OUT."

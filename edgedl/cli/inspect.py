@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Show what is in a model or an artifact.")
 @click.argument("file")
 @click.option("--target", metavar="T", help="Check the file against a device profile, without running it.")
 @click.option("--diff", metavar="OTHER", help="Compare with another file: what is in one and not in the other.")

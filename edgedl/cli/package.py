@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("package")
+@click.command("package", short_help="Pack an artifact for a platform.")
 @click.argument("artifact")
 @click.option("--platform", "platforms", required=True, multiple=True, metavar="P", help="Package kind, such as zip.")
 @click.option("--data", metavar="DATA", help="Where the golden inputs are drawn from; default: seeded random ones.")

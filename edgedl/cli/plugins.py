@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("plugins")
+@click.command("plugins", short_help="List the installed plugins.")
 @options.as_json
 def command(as_json: bool) -> None:
     """List the installed plugins and who provides them; imports none."""

@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("report")
+@click.command("report", short_help="Write the page of a run again.")
 @click.argument("run", metavar="RUN")
 @options.force
 @options.as_json

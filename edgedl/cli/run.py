@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("run")
+@click.command("run", short_help="Do the steps of a pipeline file.")
 @click.argument("pipeline_file", metavar="PIPELINE.toml")
 @click.option("-o", "--out", metavar="RUN", help="Folder of the run; default: beside the file, without its suffix.")
 @options.junit

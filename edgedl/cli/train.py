@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("train")
+@click.command("train", short_help="Train a model on DATA.")
 @click.option(
     "--model",
     required=True,

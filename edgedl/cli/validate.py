@@ -9,7 +9,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("validate")
+@click.command("validate", short_help="Compare an artifact with its reference.")
 @click.argument("artifact")
 @click.option("--reference", required=True, metavar="MODEL|ARTIFACT", help="What the artifact is compared with.")
 @click.option("--data", required=True, metavar="DATA", help="Samples, with targets where accuracy is asked for.")

@@ -7,7 +7,7 @@ import click
 from edgedl.cli import options
 
 
-@click.command("verify")
+@click.command("verify", short_help="Check a package.")
 @click.argument("package")
 @options.as_json
 def command(package: str, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 import struct
@@ -9,6 +10,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from edgedl.errors import InputError
 
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 MAX_FILES = 1_000
@@ -20,7 +23,10 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def extract(package: Path, folder: Path) -> list[str]:
-    """Unpack into `folder`. What does not hold, a line each; entries are judged before any is written."""
+    """Unpack into `folder`. What does not hold, a line each; entries are judged before any is written.
+
+    Raises InputError where the folder takes no more.
+    """
     try:
         with zipfile.ZipFile(package) as archive:
             entries = archive.infolist()
@@ -29,6 +35,11 @@ def extract(package: Path, folder: Path) -> list[str]:
                 findings += _extract_one(archive, entry, folder)
     except DAMAGE as e:
         return [f"damaged archive: {e or type(e).__name__}"]
+    except OSError as e:
+        if e.errno == errno.EINVAL:  # an offset in the archive leads out of the file
+            return ["damaged archive: an offset leads out of it"]
+        message = f"{package}: cannot be unpacked into {folder}: {e.strerror}; free some space"
+        raise InputError(message) from e
     return findings
 
 

@@ -33,6 +33,8 @@ RELATIVE = {
     "weight_only_wi4_afp32": 1e-4,
     "fp16": 1e-3,
     "static_wi8_ai16": 1e-3,
+    "float32 weights": 1e-4,  # of a file without a sidecar
+    "float16 weights": 1e-3,
 }
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgedl import artifacts, data, worker
 from edgedl.errors import EdgedlError, InputError, PluginError
 from edgedl.packaging import golden, manifest
-from edgedl.packaging.extraction import extract
+from edgedl.packaging.extraction import DAMAGE, extract
 from edgedl.packaging.zip import write
 from edgedl.types import AgentRuntime, Artifact, Check, Method, TensorSpec, Verdict, to_json
 
@@ -99,7 +99,7 @@ def _holds_manifest(package: Path) -> bool:
     try:
         with zipfile.ZipFile(package) as archive:
             return manifest.NAME in archive.namelist()
-    except zipfile.BadZipFile:
+    except (*DAMAGE, OSError):
         return False
 
 

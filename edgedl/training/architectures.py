@@ -6,7 +6,6 @@ pixels 0..255 train as well as 0..1, and ends, for numbers instead of classes, w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -137,7 +136,7 @@ def _separable(x: Any, filters: int, kernel: int | Shape, *, stride: int = 1, na
     return layers.ReLU(most, name=f"{name}_pw_relu")(x)
 
 
-def _cnn_small(x: Any, shape: Shape, head: Head) -> Any:
+def _cnn_small(x: Any, shape: Shape, head: Head) -> Any:  # noqa: ARG001
     import keras
 
     x = _conv(x, 16, 3, name="conv1")
@@ -145,10 +144,7 @@ def _cnn_small(x: Any, shape: Shape, head: Head) -> Any:
     x = _conv(x, 32, 3, name="conv2")
     x = keras.layers.MaxPooling2D(2, padding="same", name="pool2")(x)
     x = _conv(x, 64, 3, name="conv3")
-    if math.prod(shape[:2]) <= SMALL_IMAGE_PIXELS:  # few positions: where something is matters more than whether
-        x = keras.layers.Flatten(name="flatten")(x)
-    else:
-        x = keras.layers.GlobalAveragePooling2D(name="pool3")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool3")(x)
     return head(keras.layers.Dropout(0.2, name="dropout")(x))
 
 
@@ -223,7 +219,6 @@ def _autoencoder(x: Any, shape: Shape, head: Head) -> Any:  # noqa: ARG001
     return head(x)
 
 
-SMALL_IMAGE_PIXELS = 32 * 32 - 1
 AUTOENCODER = "autoencoder"
 ARCHITECTURES = (
     Architecture(name="cnn-small", summary="three convolutions for small images", shape=IMAGE, build=_cnn_small),

@@ -63,14 +63,28 @@ def standardizing(array: Array, seed: int = 0) -> Affine:
     return Affine.standardizing([float(m) for m in mean], [float(d) for d in deviation])
 
 
-def check_values(data: TrainingData, classes: Mapping[str, int], labels: Sequence[str]) -> None:
-    """Raises InputError for NaN and infinity, class numbers that an output lacks, and labels that are no fit.
-
-    `classes` holds the number of classes of each output that gives them.
-    """
+def check_finite(data: TrainingData) -> None:
+    """Raises InputError for NaN and infinity."""
     for name, array in (*data.inputs.items(), *data.targets.items()):
         for start, stop in slices(array) if array.dtype.kind == "f" else ():
             _refuse(name, array, start, ~np.isfinite(array[start:stop]), "finite numbers")
+
+
+def check_same_kind(data: TrainingData, evaluation: TrainingData) -> None:
+    """Raises InputError where the evaluation data has other targets: numbers for classes, or another shape."""
+    for name, array in data.targets.items():
+        other = evaluation.targets[name]
+        if other.shape[1:] != array.shape[1:] or (other.dtype.kind == "f") != (array.dtype.kind == "f"):
+            shown = [f"{a.dtype} of shape {a.shape[1:]} a sample" for a in (other, array)]
+            message = f"{_file(name, other)}: the evaluation data has {shown[0]}, the training data {shown[1]}"
+            raise InputError(message)
+
+
+def check_classes(data: TrainingData, classes: Mapping[str, int], labels: Sequence[str]) -> None:
+    """Raises InputError for class numbers that an output lacks, and for labels of another number.
+
+    `classes` holds the number of classes of each output that gives them.
+    """
     for name, count in classes.items():
         if labels and len(labels) != count:
             message = f"output {name!r} gives {count} classes, the data names {len(labels)} labels; make them agree"

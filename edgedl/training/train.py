@@ -44,7 +44,8 @@ def train(
     judged = _bound(_opened(evaluation), network, notes) if evaluation else None
     classes = _classes(network, bound)
     for part in filter(None, (bound, judged)):
-        tasks.check_values(part, classes, labels)
+        tasks.check_same_kind(bound, part)
+        tasks.check_classes(part, classes, labels)
     result = fitting.fit(network, bound, chosen, evaluation=judged)
     save(network, Path(out))
     return {
@@ -72,7 +73,7 @@ def _options(options: Mapping[str, Any]) -> FitOptions:
 
 
 def _opened(data: Mapping[str, Any]) -> TrainingData:
-    """The files, which must all have `count` samples."""
+    """The files, which must all have `count` finite samples; class numbers come as shape (count,)."""
     opened = TrainingData.open(data["inputs"], data["targets"])
     for name, array in (*opened.inputs.items(), *opened.targets.items()):
         if len(array) != data["count"]:
@@ -82,7 +83,9 @@ def _opened(data: Mapping[str, Any]) -> TrainingData:
     if not opened.inputs or not data["count"]:
         message = "the data has no samples to train on"
         raise InputError(message)
-    return opened
+    tasks.check_finite(opened)
+    targets = {n: a.reshape(-1) if tasks.is_numbering(a) else a for n, a in opened.targets.items()}
+    return dataclasses.replace(opened, targets=targets)
 
 
 def _build(name: str, data: TrainingData, labels: tuple[str, ...]) -> tuple[keras.Model, list[str]]:

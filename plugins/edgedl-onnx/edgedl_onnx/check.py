@@ -45,7 +45,7 @@ FLOAT = frozenset(
 REST = {
     "static_wi8_ai8": "",
     "static_wi8_ai16": "; it has none for 16-bit activations, so expect less than float speed",
-    "dynamic_wi8_afp32": "; the rest compute in float32 from weights that are int8 in the file",
+    "dynamic_wi8_afp32": "; the rest compute in float32",
 }
 # Largest root-mean-square difference, as a share of the reference's root mean square. Where both sides compute in
 # float it is round-off; where they quantize, kernels round differently and layers amplify it.

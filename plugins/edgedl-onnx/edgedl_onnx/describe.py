@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedl.errors import InputError
 from edgedl.types import ArtifactInfo, OpInfo, TensorSpec
+from edgedl_onnx.files import first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -50,8 +51,7 @@ def _session(path: str) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # onnxruntime's errors share no base
-        lines = str(e).strip().splitlines() or [type(e).__name__]
-        message = f"{path}: onnxruntime does not load it: {lines[0]}"
+        message = f"{path}: onnxruntime does not load it: {first_line(e)}"
         raise InputError(message) from e
 
 

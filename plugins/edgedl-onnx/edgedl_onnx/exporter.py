@@ -94,7 +94,7 @@ def build(source: Source, *, scheme: str, options: ExportOptions) -> onnx.ModelP
     """The ONNX model of a TFLite file: converted, its integer kernels opened up, small, with its metadata."""
     from onnx import checker
 
-    from edgedl_onnx import convert, graphs, qdq, unsigned
+    from edgedl_onnx import convert, dynamic, graphs, qdq, unsigned
 
     channels_first = options.layout == "nchw"
     model = convert.convert(source, opset=options.opset or convert.DEFAULT_OPSET, channels_first=channels_first)
@@ -103,11 +103,13 @@ def build(source: Source, *, scheme: str, options: ExportOptions) -> onnx.ModelP
         qdq.integer_bias_to_float(graph)
         qdq.merge_bias(model)
         qdq.drop_identity_pairs(graph)
+        qdq.settle_ties(graph)
         unsigned.shift_activations(model)
         if scheme == "static_wi8_ai8":
             qdq.settle_clamps(graph)
     elif scheme != "fp32":
-        qdq.open_weights(model)
+        dynamic.integer_products(graph)
+        dynamic.open_weights(graph)
     if scheme == "fp16":
         graphs.store_half(graph)
     graphs.merge_initializers(graph)

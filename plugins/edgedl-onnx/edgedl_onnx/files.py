@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -35,9 +36,9 @@ def to_ort(path: Path) -> tuple[Path, str]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a foreign error's message, or its class."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The first line of a foreign error's message, or its class; without onnxruntime's codes and source locations."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .* failed:)?(/\S+:\d+ .*?\) )?", "", lines[0])
 
 
 def publish(made: Path, out: Path) -> None:

@@ -9,69 +9,68 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgedl_onnx.exporter import OnnxExporter
 
 from edgedl.types import ExportOptions, ExportResult
-from edgedl_onnx.exporter import OnnxExporter
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def _cnn(L, keras):
+def _cnn(nn, keras):
     x = keras.Input((12, 12, 3), batch_size=1, name="image")
-    h = L.BatchNormalization()(L.Conv2D(16, 3, padding="same", strides=2)(x))
-    a = h = L.ReLU(6.0)(h)
-    h = L.ReLU()(L.BatchNormalization()(L.DepthwiseConv2D(3, padding="same")(h)))
-    h = L.Add()([L.Conv2D(16, 3, padding="same")(h), a])
-    h = L.GlobalAveragePooling2D()(L.ReLU()(h))
-    return keras.Model(x, L.Dense(10, activation="softmax", name="scores")(h))
+    h = nn.BatchNormalization()(nn.Conv2D(16, 3, padding="same", strides=2)(x))
+    a = h = nn.ReLU(6.0)(h)
+    h = nn.ReLU()(nn.BatchNormalization()(nn.DepthwiseConv2D(3, padding="same")(h)))
+    h = nn.Add()([nn.Conv2D(16, 3, padding="same")(h), a])
+    h = nn.GlobalAveragePooling2D()(nn.ReLU()(h))
+    return keras.Model(x, nn.Dense(10, activation="softmax", name="scores")(h))
 
 
-def _two(L, keras):
+def _two(nn, keras):
     image = keras.Input((8, 8, 3), batch_size=1, name="zebra")
     extra = keras.Input((5,), batch_size=1, name="ant")
-    h = L.Flatten()(L.Conv2D(4, 3, activation="relu")(image))
-    h = L.Concatenate()([h, L.Dense(8, activation="tanh")(extra)])
-    outputs = [L.Dense(3, name="yak")(h), L.Dense(2, activation="sigmoid", name="bee")(h)]
+    h = nn.Flatten()(nn.Conv2D(4, 3, activation="relu")(image))
+    h = nn.Concatenate()([h, nn.Dense(8, activation="tanh")(extra)])
+    outputs = {"yak": nn.Dense(3, name="yak")(h), "bee": nn.Dense(2, activation="sigmoid", name="bee")(h)}
     return keras.Model([image, extra], outputs)
 
 
-def _attention(L, keras):
+def _attention(nn, keras):
     x = keras.Input((8, 16), batch_size=1, name="x")
-    h = L.LayerNormalization()(x)
-    h = L.Add()([L.MultiHeadAttention(2, 8)(h, h), x])
-    return keras.Model(x, L.Dense(4)(L.Dense(32, activation="gelu")(h)))
+    h = nn.LayerNormalization()(x)
+    h = nn.Add()([nn.MultiHeadAttention(2, 8)(h, h), x])
+    return keras.Model(x, nn.Dense(4)(nn.Dense(32, activation="gelu")(h)))
 
 
-def _shown_twice(L, keras):
+def _shown_twice(nn, keras):
     x = keras.Input((6,), batch_size=1, name="x")
-    return keras.Model(x, [L.Dense(3, name="dense")(x), L.Identity(name="same")(x)])
+    return keras.Model(x, [nn.Dense(3, name="dense")(x), nn.Identity(name="same")(x)])
 
 
-def _unused_input(L, keras):
+def _unused_input(nn, keras):
     used, unused = (keras.Input((4,), batch_size=1, name=n) for n in ("used", "unused"))
-    return keras.Model([used, unused], L.Dense(3)(used))
+    return keras.Model([used, unused], nn.Dense(3)(used))
 
 
-def _tokens(L, keras):
+def _tokens(nn, keras):
     x = keras.Input((7,), batch_size=1, dtype="int32", name="tokens")
-    return keras.Model(x, L.Dense(3)(L.GlobalAveragePooling1D()(L.Embedding(50, 16)(x))))
+    return keras.Model(x, nn.Dense(3)(nn.GlobalAveragePooling1D()(nn.Embedding(50, 16)(x))))
 
 
 def _chain(shape, *layers):
-    def build(L, keras):
+    def build(nn, keras):
         x = h = keras.Input(shape, batch_size=1, name="x")
         for layer in layers:
-            h = layer(L)(h)
+            h = layer(nn)(h)
         return keras.Model(x, h)
 
     return build
 
 
 def _image(activation):
-    return _chain(
-        (8, 8, 4), lambda L: L.Conv2D(8, 3), lambda L: L.Activation(activation), lambda L: L.Conv2D(4, 3, name="out")
-    )
+    layers = (lambda nn: nn.Conv2D(8, 3), lambda nn: nn.Activation(activation), lambda nn: nn.Conv2D(4, 3))
+    return _chain((8, 8, 4), *layers)
 
 
 MODELS = {
@@ -81,17 +80,17 @@ MODELS = {
     "shown_twice": _shown_twice,
     "unused_input": _unused_input,
     "tokens": _tokens,
-    "dense": _chain((64,), lambda L: L.Dense(64, activation="relu"), lambda L: L.Dense(4)),
-    "lstm": _chain((12, 6), lambda L: L.LSTM(16), lambda L: L.Dense(4, activation="softmax")),
-    "gru": _chain((12, 6), lambda L: L.GRU(16), lambda L: L.Dense(4, activation="softmax")),
-    "lstm_unrolled": _chain((5, 6), lambda L: L.LSTM(8, unroll=True), lambda L: L.Dense(4)),
-    "gru_unrolled": _chain((5, 6), lambda L: L.GRU(8, unroll=True), lambda L: L.Dense(4)),
+    "dense": _chain((64,), lambda nn: nn.Dense(64, activation="relu"), lambda nn: nn.Dense(4)),
+    "lstm": _chain((12, 6), lambda nn: nn.LSTM(16), lambda nn: nn.Dense(4, activation="softmax")),
+    "gru": _chain((12, 6), lambda nn: nn.GRU(16), lambda nn: nn.Dense(4, activation="softmax")),
+    "lstm_unrolled": _chain((5, 6), lambda nn: nn.LSTM(8, unroll=True), lambda nn: nn.Dense(4)),
+    "gru_unrolled": _chain((5, 6), lambda nn: nn.GRU(8, unroll=True), lambda nn: nn.Dense(4)),
     "conv1d": _chain(
         (32, 4),
-        lambda L: L.Conv1D(32, 5, padding="causal", dilation_rate=2, activation="relu"),
-        lambda L: L.Conv1D(32, 5, strides=2),
-        lambda L: L.GlobalMaxPooling1D(),
-        lambda L: L.Dense(4),
+        lambda nn: nn.Conv1D(32, 5, padding="causal", dilation_rate=2, activation="relu"),
+        lambda nn: nn.Conv1D(32, 5, strides=2),
+        lambda nn: nn.GlobalMaxPooling1D(),
+        lambda nn: nn.Dense(4),
     ),
     "gelu": _image("gelu"),
     "hard_silu": _image("hard_silu"),
@@ -99,10 +98,10 @@ MODELS = {
     "hard_tanh": _image("hard_tanh"),
     "decoder": _chain(
         (6, 6, 8),
-        lambda L: L.UpSampling2D(2, interpolation="bilinear"),
-        lambda L: L.Conv2DTranspose(8, 3, strides=2, padding="same", activation="leaky_relu"),
-        lambda L: L.MaxPooling2D(2),
-        lambda L: L.Conv2D(4, 3, activation="silu"),
+        lambda nn: nn.UpSampling2D(2, interpolation="bilinear"),
+        lambda nn: nn.Conv2DTranspose(8, 3, strides=2, padding="same", activation="leaky_relu"),
+        lambda nn: nn.MaxPooling2D(2),
+        lambda nn: nn.Conv2D(4, 3, activation="silu"),
     ),
 }
 

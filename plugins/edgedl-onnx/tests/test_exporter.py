@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from edgedl_onnx.exporter import OnnxExporter
+from edgedl_onnx.graphs import weight_bytes
 
 from edgedl.agent import OnnxModel, TFLiteModel, quantize
 from edgedl.errors import InputError, UnsupportedError
-from edgedl.types import ExportOptions, Exporter
-from edgedl_onnx.exporter import OnnxExporter
-from edgedl_onnx.graphs import weight_bytes
+from edgedl.types import Exporter, ExportOptions
 
 
 def both(tflite, result):

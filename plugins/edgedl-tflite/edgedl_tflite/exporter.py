@@ -92,6 +92,10 @@ def _check(scheme: str, folder: Path | None, options: ExportOptions) -> Scheme:
     if wanted.is_static and folder is None:
         message = f"{wanted.value} needs calibration data to set the activation ranges: give --calibration-data DATA"
         raise InputError(message)
+    for option in ("opset", "layout"):
+        if getattr(options, option) is not None:
+            message = f"--{option}: a .tflite file has none; leave it out"
+            raise InputError(message)
     allowed = IO.get(wanted, ("float",))
     if options.io not in allowed:
         message = f"--io {options.io}: {wanted.value} has {', '.join(allowed)}"
@@ -182,7 +186,10 @@ def _float_notes(graph: Any, scheme: Scheme) -> list[str]:
         return []
     sizes = flatbuffer.weight_bytes(graph)
     integers, floats = sizes.get("int8", 0), sizes.get("float32", 0)
-    constants = [(flatbuffer.constant(graph, t), t) for g in graph.subgraphs for t in g.tensors if t.type == 0]
+    tensors = [
+        t for g in graph.subgraphs for t in g.tensors if t.type == 0 and t.shape is not None and len(t.shape) > 1
+    ]
+    constants = [(flatbuffer.constant(graph, t), t) for t in tensors]
     large = [
         (len(data), flatbuffer.text(t.name)) for data, t in constants if data is not None and len(data) >= 4 * NOTED
     ]

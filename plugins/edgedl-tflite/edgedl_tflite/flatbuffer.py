@@ -227,7 +227,7 @@ def _drop_tensors(model: Any, graph: Any, used: set[int]) -> None:
 
 def _identity(tensor: Any) -> tuple[Any, ...]:
     quantization = tensor.quantization
-    numbers = () if quantization is None else (quantization.scale, quantization.zeroPoint, quantization.min)
+    numbers = (None,) * 2 if quantization is None else (quantization.scale, quantization.zeroPoint)
     shape = () if tensor.shape is None else tuple(int(n) for n in tensor.shape)
     dimension = 0 if quantization is None else int(quantization.quantizedDimension)
     return (

@@ -25,7 +25,7 @@ def loops(graph: Any) -> list[str]:
 def layer_of(model: keras.Model, loop: str) -> str:
     """The layer that a loop such as `functional_1/lstm_1/while` comes from, else the loop's own name."""
     names = {layer.name for layer in model._flatten_layers()}
-    parts = loop.split("/")
+    parts = loop.split("/")[::-1]  # the innermost first
     stems = [re.sub(r"_\d+$", "", part) for part in parts]
     return next((n for pair in zip(parts, stems, strict=True) for n in pair if n in names), loop)
 

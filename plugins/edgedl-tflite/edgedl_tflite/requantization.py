@@ -1,7 +1,7 @@
 """Operators that move numbers and do not change them, made right where the converter gave them two scales.
 
-The converter of TensorFlow 2.21 gives REVERSE_V2, which every Bidirectional layer with sequences has, an output scale of its
-own. The kernel copies bytes, so the values come out multiplied by the ratio of the two.
+The converter of TensorFlow 2.21 gives REVERSE_V2, which every Bidirectional layer with sequences has, an output scale
+of its own. The kernel copies bytes, so the values come out multiplied by the ratio of the two.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOVES = {
 
 
 def repair(model: Any) -> int:
-    """Let such an operator keep its input's scale, a QUANTIZE behind it give the output's. Returns how many there were."""
+    """Let such an operator keep its input's scale, with a QUANTIZE behind it to the output's. Returns how many."""
     repaired = 0
     for graph in model.subgraphs:
         done = []

@@ -28,7 +28,7 @@ FLOOR = 1e-3  # outputs smaller than this are judged as if they were this large
 def verify(file: bytes, model: keras.Model, samples: Samples, affines: Mapping[int, Affine], scheme: Scheme) -> str:
     """A note with the largest difference between file and model on `samples`. Raises EdgedlError where it is absurd."""
     answers = run(file, samples)
-    worst, name = 0.0, ""
+    worst, name, size = 0.0, "", 0.0
     for output, wanted in _reference(model, samples, affines).items():
         got = answers[output]
         if got.shape != wanted.shape:
@@ -42,10 +42,11 @@ def verify(file: bytes, model: keras.Model, samples: Samples, affines: Mapping[i
             message = f"the .tflite file answers NaN in output {output!r}, where Keras does not; it was not written"
             raise EdgedlError(message)
         if difference.size and difference.max() >= worst:
-            worst, name = float(difference.max()), output
+            worst, name, size = float(difference.max()), output, float(np.abs(wanted[finite]).max())
         if difference.size and np.issubdtype(wanted.dtype, np.floating):
             _judge(output, difference, wanted[finite], scheme)
-    return f"largest difference to Keras on {len(samples)} samples: {worst:.3g} (output {name!r})"
+    where = f"output {name!r}, values up to {size:.3g}"
+    return f"largest difference to Keras on {len(samples)} samples: {worst:.3g} ({where})"
 
 
 def _judge(output: str, difference: NDArray[Any], wanted: NDArray[Any], scheme: Scheme) -> None:
