@@ -28,6 +28,14 @@ def doubler(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def pool_child():
+    from edgedl import worker
+
+    with worker.fresh("litert") as child:
+        yield child
+
+
 def request(path, tmp_path, x, **more):
     np.save(tmp_path / "x.npy", x)
     inputs = {"x": str(tmp_path / "x.npy")}
@@ -53,6 +61,12 @@ def test_run_times_inferences(doubler, tmp_path):
     assert len(reply["nanoseconds"]) == 7
     assert min(reply["nanoseconds"]) > 0
     assert reply["peak_rss_bytes"] > 10_000_000
+
+
+def test_peak_memory_is_of_the_child_alone(pool_child, doubler, tmp_path):
+    big = np.ones(60_000_000)  # 480 MB here, which the child must not report as its own
+    reply = pool_child.call("run", request(doubler, tmp_path, np.zeros((1, 3), np.float32), warmup=1, repeats=3))
+    assert reply["peak_rss_bytes"] < big.nbytes
 
 
 @pytest.mark.parametrize(

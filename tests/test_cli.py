@@ -128,7 +128,7 @@ def test_an_interrupt_exits_with_130_and_ends_the_children(cli, monkeypatch, mod
 
     monkeypatch.setattr("edgedl.exporting.make", interrupted)
     answer = cli("export", model, "-o", tmp_path / "a.tflite")
-    assert (answer.code, answer.err) == (130, "Error: interrupted; nothing was changed\n")
+    assert (answer.code, answer.err.strip()) == (130, "Error: interrupted; nothing was changed")
     assert not list(tmp_path.iterdir())
     assert not worker.pool()._children
 

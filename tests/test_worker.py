@@ -35,18 +35,18 @@ def test_expected_errors_cross_with_class_and_message(child):
 
 
 def test_unexpected_errors_name_the_function_and_the_exception(child):
-    with pytest.raises(EdgedlError, match="edgedl.types:Scheme failed: ValueError: 'x' is not a valid Scheme"):
+    with pytest.raises(EdgedlError, match=r"edgedl.types:Scheme failed: ValueError: 'x' is not a valid Scheme"):
         child.call("edgedl.types:Scheme", {"value": "x"})
 
 
 def test_a_killed_child_is_one_worker_error_that_names_the_signal(child):
-    with pytest.raises(WorkerError, match="worker 'test' was killed by SIGSEGV in ctypes:string_at"):
+    with pytest.raises(WorkerError, match=r"worker 'test' was killed by SIGSEGV in ctypes:string_at"):
         child.call("ctypes:string_at", {"ptr": 1})
     assert not child.alive
 
 
 def test_a_hanging_child_is_ended(child):
-    with pytest.raises(WorkerError, match="made no progress for 0.3 s"):
+    with pytest.raises(WorkerError, match=r"made no progress for 0.3 s"):
         child.call("subprocess:check_call", {"args": ["sleep", "30"]}, timeout_s=0.3)
     assert not child.alive
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -78,6 +79,8 @@ def invoke(arguments: Sequence[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  the reader is gone, and says so itself
         return 0
     except Exception as e:
+        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+            return _fail(f"the disk is full: {e.filename or 'the temporary folder'}; free some space or set TMPDIR", 2)
         if os.environ.get("EDGEDL_DEBUG"):
             raise
         return _fail(f"edgedl failed: {type(e).__name__}: {e} (EDGEDL_DEBUG=1 shows where)", 1)

@@ -49,5 +49,6 @@ def command(
     if report_folder:
         reporting.write(report, Path(report_folder))
     options.show(*text.tables(report))
+    options.notes(report.details["notes"])
     options.answer(reporting.as_json(report, details=False), as_json, report.verdict.value)
     return pipeline.exit_code(report.verdict, on_inconclusive)

@@ -1,0 +1,178 @@
+"""`edgedl validate` through the command line: verdicts, exit codes, targets, metrics, and what it says."""
+
+import jsonschema
+import numpy as np
+import pytest
+from conftest import samples
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, data):
+    """A model that really separates the classes, and its int8 artifact."""
+    from edgedl import pipeline
+
+    folder = tmp_path_factory.mktemp("trained")
+    pipeline.train(model="cnn-small", data=data / "train.npz", out=folder / "m.keras", epochs=6, patience=0)
+    pipeline.export(
+        folder / "m.keras", folder / "a.tflite", scheme="int8", calibration_data=data / "train.npz", samples=100
+    )
+    return folder
+
+
+def named(answer, name, target=None):
+    return next(c for c in answer.json["checks"] if c["name"] == name and c["target"] == target)
+
+
+def test_validate_passes_and_its_json_is_the_schema(cli, trained, data, schema):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--max-drop", "3pp")
+    answer = cli("validate", trained / "a.tflite", *given, "--json")
+    assert answer.code == 0, answer.err
+    jsonschema.validate(answer.json, schema("validation"))
+    assert answer.json["verdict"] == "pass"
+    drop = named(answer, "accuracy_drop")
+    assert (drop["verdict"], drop["limit"], drop["unit"]) == ("pass", 0.03, "fraction")
+    assert drop["low"] <= drop["measured"] <= drop["high"] <= 0.03
+    assert named(answer, "accuracy_reference")["measured"] > 0.9
+    assert named(answer, "latency_ms")["method"] == "measured-host"
+
+
+def test_too_few_samples_are_inconclusive_and_say_how_many_would_do(cli, trained, data):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--max-drop", "0.1pp")
+    answer = cli("validate", trained / "a.tflite", *given)
+    assert (answer.code, answer.out.strip()) == (7, "inconclusive")
+    assert "samples would decide" in answer.err
+    assert cli("validate", trained / "a.tflite", *given, "--on-inconclusive", "warn").code == 0
+    assert cli("validate", trained / "a.tflite", *given, "--gate", "detect").out.strip() == "pass"
+
+
+def test_a_broken_artifact_fails(cli, model, trained, data, tmp_path):
+    """Another network's file: the loss is proven, under either gate."""
+    cli("export", model, "-o", tmp_path / "other.tflite")
+    for gate in ("prove", "detect"):
+        given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--max-drop", "5pp", "--gate", gate)
+        assert cli("validate", tmp_path / "other.tflite", *given).code == 6
+
+
+def test_targets_are_judged_with_their_kernels_and_never_by_this_machines_latency(cli, trained, data):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--limit", "latency_ms=1000")
+    targets = ("--target", "host", "--target", "nucleo-h743zi2")
+    answer = cli("validate", trained / "a.tflite", *given, *targets, "--json")
+    assert answer.code == 7
+    assert named(answer, "latency_ms", "host")["verdict"] == "pass"
+    there = named(answer, "latency_ms", "nucleo-h743zi2")
+    assert (there["measured"], there["verdict"]) == (None, "unchecked")
+    assert answer.json["targets"] == ["host", "nucleo-h743zi2"]
+    assert named(answer, "size_bytes", "nucleo-h743zi2")["method"] == "static"
+
+
+def test_limits_fail_by_name(cli, trained, data):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--limit", "size_bytes=1000")
+    answer = cli("validate", trained / "a.tflite", *given, "--json")
+    assert (answer.code, named(answer, "size_bytes")["verdict"]) == (6, "fail")
+
+
+def test_the_second_validation_starts_no_tensorflow(cli, trained, data, monkeypatch):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz")
+    assert cli("validate", trained / "a.tflite", *given).code == 0
+    from edgedl import worker
+
+    def refused(what, *_, **__):
+        assert "models" not in what, what
+        return before(what, *_, **__)
+
+    before = worker.call
+    monkeypatch.setattr(worker, "call", refused)
+    assert cli("validate", trained / "a.tflite", *given).code == 0
+
+
+def test_calibration_samples_in_the_data_are_said(cli, trained, data):
+    given = ("--reference", trained / "m.keras", "--data", data / "train.npz")
+    assert "100 of 100 calibration samples are in this data" in cli("validate", trained / "a.tflite", *given).err
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz")
+    assert "calibration samples are in this data" not in cli("validate", trained / "a.tflite", *given).err
+
+
+def test_own_metrics_slices_and_groups(cli, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def half(outputs, targets):\n    return (outputs.argmax(1) == targets) / 2\n")
+    x, y = samples(200, seed=3)
+    np.savez(tmp_path / "d.npz", x=x, y=y, slice=np.where(y == 0, "easy", "hard"), group=np.arange(200) // 10)
+    given = ("--reference", trained / "m.keras", "--data", tmp_path / "d.npz", "--report", tmp_path / "r")
+    answer = cli("validate", trained / "a.tflite", *given, "--metric", "mine:half", "--metric", "f1", "--json")
+    assert answer.code == 0, answer.err
+    assert named(answer, "mine.half")["measured"] == pytest.approx(0.5, abs=0.1)
+    assert "20 groups" in named(answer, "f1_drop")["why"]
+    from edgedl import reporting
+
+    (report,) = reporting.read(tmp_path / "r" / "report.json")
+    assert {row["slice"] for row in report.details["slices"]} == {"easy", "hard"}
+    assert "<html" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_plan_runs_nothing(cli, data):
+    given = ("--reference", "none.keras", "--data", data / "test.npz", "--max-drop", "1pp", "--plan", "--json")
+    planned = cli("validate", "none.tflite", *given)
+    assert planned.code == 0, planned.err
+    assert planned.json["have"] == 400
+    assert planned.json["samples"] > 400
+
+
+def test_junit_has_a_case_for_each_counted_check(cli, trained, data, tmp_path):
+    import xml.etree.ElementTree as ET  # our own file
+
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--limit", "size_bytes=1000")
+    assert cli("validate", trained / "a.tflite", *given, "--junit", tmp_path / "j.xml").code == 6
+    cases = ET.parse(tmp_path / "j.xml").getroot().iter("testcase")
+    assert [case.find("failure") is not None for case in cases] == [True]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y": np.array([0, 1, 7])}, "sample 2"),
+        ({"y": np.array([0, -1, 1])}, "sample 1"),
+        ({"x": np.full((3, 8, 8, 1), np.nan, np.float32)}, "sample 0 holds NaN"),
+        ({"x": np.zeros((3, 8, 8, 3), np.uint8)}, "takes samples of shape (8, 8, 1), the data has (8, 8, 3)"),
+    ],
+)
+def test_validate_refuses_data_that_does_not_fit(cli, trained, tmp_path, arrays, message):
+    good = {"x": np.zeros((3, 8, 8, 1), np.uint8), "y": np.array([0, 1, 2])}
+    np.savez(tmp_path / "d.npz", **(good | arrays))
+    answer = cli("validate", trained / "a.tflite", "--reference", trained / "m.keras", "--data", tmp_path / "d.npz")
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "flipped"])
+def test_a_damaged_artifact_is_one_line(cli, trained, data, tmp_path, damage):
+    content = (trained / "a.tflite").read_bytes()
+    broken = {
+        "text": b"this is no model at all, just words",
+        "truncated": content[: len(content) // 2],
+        "flipped": content[:4] + bytes(b ^ 0xFF for b in content[4:64]) + content[64:],
+    }[damage]
+    (tmp_path / "a.tflite").write_bytes(broken)
+    answer = cli("validate", tmp_path / "a.tflite", "--reference", trained / "m.keras", "--data", data / "test.npz")
+    assert (answer.code, answer.out) == (2, "")
+    assert str(tmp_path / "a.tflite") in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_benchmark_takes_turns_and_says_the_ratio(cli, trained, model, tmp_path, schema):
+    cli("export", model, "-o", tmp_path / "other.tflite")
+    answer = cli("benchmark", trained / "a.tflite", tmp_path / "other.tflite", "--repeats", 50, "--json")
+    assert answer.code == 0, answer.err
+    jsonschema.validate(answer.json, schema("benchmark"))
+    assert [r["repeats"] for r in answer.json["results"]] == [50, 50]
+    assert answer.json["comparison"][0]["latency_ratio"] > 0
+
+
+def test_inspect_shows_models_artifacts_and_differences(cli, trained, schema):
+    found = cli("inspect", trained / "m.keras", "--diff", trained / "a.tflite", "--json")
+    jsonschema.validate(found.json, schema("inspect"))
+    assert found.json["parameters"] > 1000
+    assert found.json["diff"]["ops"]["CONV_2D"][0] == 0
+    shown = cli("inspect", trained / "a.tflite", "--target", "nucleo-h743zi2")
+    assert "CONV_2D" in shown.err
+    assert "unsupported_ops" in shown.err
