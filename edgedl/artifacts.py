@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -107,15 +106,6 @@ def specs_from_json(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
     """TensorSpecs from their JSON."""
     known = {f.name for f in fields(TensorSpec)}
     return tuple(TensorSpec(**_tuples({k: v for k, v in spec.items() if k in known})) for spec in values)
-
-
-def model_sha256(path: Path) -> str:
-    """SHA-256 of a model file, or of every file of a SavedModel folder with its name."""
-    if path.is_file():
-        return file_sha256(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    names = "\n".join(p.relative_to(path).as_posix() for p in files)
-    return hashlib.sha256((names + file_sha256(*files)).encode()).hexdigest()
 
 
 def measure(path: Path, *, format_: str, scheme: str, info: ArtifactInfo, lineage: Lineage) -> Artifact:

@@ -256,3 +256,12 @@ def file_sha256(*paths: Path) -> str:
             while block := f.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def path_sha256(path: Path) -> str:
+    """SHA-256 of a file, or of every file of a folder with its name."""
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    names = "\n".join(p.relative_to(path).as_posix() for p in files)
+    return hashlib.sha256((names + file_sha256(*files)).encode()).hexdigest()

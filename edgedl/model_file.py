@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedl import artifacts, worker
+from edgedl import artifacts, data, worker
 from edgedl.errors import InputError
 from edgedl.types import TensorSpec
 
@@ -78,7 +78,7 @@ def open_model(path: str, *, trust: bool = False, custom_objects: str | None = N
     if not file.exists():
         message = f"{path}: no such file"
         raise InputError(message)
-    sha256 = artifacts.model_sha256(file)
+    sha256 = data.path_sha256(file)
     place = _facts_place(sha256, trust)
     if not loaded and _cacheable(custom_objects) and place.is_dir():
         facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ def open_model(path: str, *, trust: bool = False, custom_objects: str | None = N
 def is_known(path: str, *, trust: bool) -> bool:
     """Whether the cache can tell a model's inputs and outputs without TensorFlow."""
     file = Path(path)
-    return file.exists() and _facts_place(artifacts.model_sha256(file), trust).is_dir()
+    return file.exists() and _facts_place(data.path_sha256(file), trust).is_dir()
 
 
 def _facts_place(sha256: str, trust: bool) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
-import sys
 import wave
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import preprocessing, toml, worker
+from edgedl import preprocessing, toml, user_code, worker
 from edgedl.data import EXTRAS, Array, Dataset, file_sha256, write_slices
 from edgedl.errors import EdgedlError, InputError
 from edgedl.preprocessing.op import Op
@@ -259,13 +257,7 @@ def read_function(name: str) -> Dataset:
 
 def stage_function(name: str, folder: str) -> list[str]:
     """Child side of `read_function`: write one .npy an array, batch by batch; the names written."""
-    sys.path.insert(0, str(Path.cwd()))
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
-        message = f"{name}: {e}"
-        raise InputError(message) from e
+    function = user_code.function(name)
     try:
         result = function()
     except EdgedlError:

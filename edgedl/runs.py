@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedl import __version__, artifacts, pipeline, reporting, toml
+from edgedl import __version__, data, pipeline, reporting, toml
 from edgedl.errors import InputError
 from edgedl.types import Report, Verdict, to_json
 
@@ -47,7 +47,7 @@ class Step:
 
     def request(self) -> dict[str, Any]:
         """What `request.json` holds."""
-        hashes = {str(p): artifacts.model_sha256(p) for p in self.reads if p.exists()}
+        hashes = {str(p): data.path_sha256(p) for p in self.reads if p.exists()}
         return {"edgedl": __version__, "function": self.function, "arguments": to_json(self.arguments), "reads": hashes}
 
 

@@ -28,7 +28,7 @@ from edgedl.errors import EdgedlError, WorkerError
 Progress = Callable[[str, int, int], None]
 POLL_S = 0.05
 DEFAULT_TIMEOUT_S = 900.0  # without a sign of progress
-ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 class Child:

@@ -12,8 +12,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from edgedl import models
-from edgedl.carry_over import carry_over
 from edgedl.errors import InputError, UnsupportedError
+from edgedl.models.carry_over import carry_over
 
 DATA = Path(__file__).parents[2] / "shared/data"
 
@@ -216,7 +216,7 @@ def test_carry_over_refuses_by_name():
 
 
 def test_carry_over_refuses_outputs_that_differ(monkeypatch):
-    from edgedl import carry_over as module
+    from edgedl.models import carry_over as module
 
     monkeypatch.setattr(module, "hard_sigmoid_2", keras.ops.hard_sigmoid)
     old = randomized(tf_keras.Sequential([layers.Dense(4, activation="hard_sigmoid", input_shape=(3,))]))

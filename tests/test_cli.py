@@ -29,7 +29,10 @@ def test_help_lists_every_command_once_in_order(cli):
 
 
 def test_help_imports_click_and_the_standard_library_only():
-    code = f"import sys; from edgedl.cli import invoke; invoke(['--help']); print([m for m in {HEAVY} if m in sys.modules])"
+    code = (
+        "import sys; from edgedl.cli import invoke; invoke(['--help'])\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
 

@@ -6,10 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", ""},
-    {"types", "plugins", "agent", "toml"},
+    {"types", "plugins", "agent", "toml", "user_code"},
     {"worker", "targets", "data", "readers", "preprocessing"},
-    {"models", "keras_files", "keras_macs", "keras_tensors", "keras_cleaning", "carry_over", "keras_2_ops",
-     "keras_saving", "model_file", "artifacts", "fit", "losses", "samples", "accelerators"},
+    {"models", "model_file", "artifacts", "fitting"},
     {"training", "exporting", "inspection", "doctor"},
     {"validation"},
     {"reporting"},

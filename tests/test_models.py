@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from edgedl import models
 from edgedl.errors import InputError, UnsupportedError
-from edgedl.keras_tensors import call_flat
+from edgedl.models.tensors import call_flat
 
 DATA = Path(__file__).parents[2] / "shared/data"
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from edgedl import artifacts, packaging, worker
+from edgedl.data import file_sha256
 from edgedl.errors import PluginError
 from edgedl.packaging import extraction, manifest, schema
 from edgedl.packaging.zip import write
@@ -74,7 +75,7 @@ def _repacked(package, folder, change, rehash=True):
     change(content, found)
     if rehash:
         found["files"] = {
-            p.relative_to(content).as_posix(): artifacts.file_sha256(p)
+            p.relative_to(content).as_posix(): file_sha256(p)
             for p in sorted(content.rglob("*"))
             if p.is_file() and p.name != "manifest.json"
         }

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgedl import artifacts, packaging, plugins, worker
+from edgedl.data import file_sha256
 from edgedl.errors import InputError, PluginError
 from edgedl.packaging import golden, manifest, schema
 from edgedl.types import AgentRuntime, Artifact, Lineage, TensorSpec, to_json
@@ -111,7 +112,7 @@ def test_pack_manifest_says_what_the_artifact_is(files, package):
     assert package.name == "int8-1.0.0.zip"
     assert found["artifact"]["file"] == "int8.tflite"
     assert found["artifact"]["size_bytes"] == len(content)
-    assert found["artifact"]["sha256"] == artifacts.file_sha256(files / "int8.tflite")
+    assert found["artifact"]["sha256"] == file_sha256(files / "int8.tflite")
     (spec,) = found["inputs"]
     assert (spec["name"], spec["dtype"], spec["shape"][1:]) == ("image", "int8", [8, 8, 1])
     assert spec["scale"][0] == pytest.approx(1 / 255, rel=0.02)

@@ -124,7 +124,7 @@ def test_tables_do_not_read_names_as_markup():
 
 
 def _xml(reports, **more):
-    return ElementTree.fromstring(junit.render(reports, **more))  # noqa: S314 - written a line ago
+    return ElementTree.fromstring(junit.render(reports, **more))
 
 
 def test_junit_has_a_case_for_each_check_that_counts():

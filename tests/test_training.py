@@ -13,7 +13,7 @@ import pytest
 os.environ.update({"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"})
 
 from edgedl.errors import InputError
-from edgedl.fit import set_seed
+from edgedl.fitting import set_seed
 from edgedl.training import architectures, tasks
 from edgedl.training.architectures import ARCHITECTURES, Affine, Head, build
 from edgedl.training.train import train

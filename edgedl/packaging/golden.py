@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedl import artifacts, data, preprocessing, worker
-from edgedl.data import Dataset
 from edgedl.errors import InputError, PluginError
-from edgedl.preprocessing.op import Op
-from edgedl.types import AgentRuntime, Artifact, TensorSpec, to_json
+from edgedl.types import AgentRuntime, Artifact, TensorSpec
 from edgedl.validation import evaluate
 from edgedl.validation.evaluate import Setting
 
@@ -69,7 +67,7 @@ def runtime_for(format_: str, preferred: str | None = None) -> tuple[AgentRuntim
 def from_data(artifact: Artifact, source: str, seed: int) -> Inputs:
     """Samples of the user's data, after the preprocessing that is left to the app. Raises InputError."""
     dataset = data.load(source)
-    left = _left_to_the_app(artifact, dataset)
+    left = evaluate.left_to_the_app(artifact, dataset)
     names = data.input_names(dataset, artifact.inputs)
     ids = data.draw(dataset, SAMPLES, seed)
     folder = data.subset({n: dataset.arrays[n] for n in names}, ids, worker.pool().scratch("golden"))
@@ -82,19 +80,6 @@ def from_data(artifact: Artifact, source: str, seed: int) -> Inputs:
         preprocessing=preprocessing.to_json((*dataset.applied, *left)),
         labels=dataset.labels,
     )
-
-
-def _left_to_the_app(artifact: Artifact, dataset: Dataset) -> tuple[Op, ...]:
-    inside = artifact.lineage.embedded
-    left = dataset.ops[: len(dataset.ops) - len(inside)]
-    last = preprocessing.to_json(dataset.ops[len(left) :])
-    if to_json(last) != to_json(inside):
-        message = (
-            f"{artifact.path}: has the preprocessing {to_json(inside)} inside, {dataset.source} ends with "
-            f"{to_json(last)}; name the .toml it was exported with"
-        )
-        raise InputError(message)
-    return left
 
 
 def from_seed(artifact: Artifact, seed: int) -> Inputs:

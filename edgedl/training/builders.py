@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedl import user_code
 from edgedl.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def from_function(name: str, input_shape: Any, classes: Any) -> keras.Model:
     """
     import keras
 
-    function = _function(name)
+    function = user_code.function(name)
     arguments = _arguments(name, function, {"input_shape": input_shape, "classes": classes})
     try:
         model = function(*arguments[0], **arguments[1])
@@ -36,31 +35,6 @@ def from_function(name: str, input_shape: Any, classes: Any) -> keras.Model:
     if isinstance(model, keras.Sequential) and not model.built and not isinstance(input_shape, Mapping):
         model.build((None, *input_shape))
     return model
-
-
-def _function(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path[:1]:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as e:
-        if e.name != module_name.partition(".")[0] and e.name != module_name:
-            message = f"{name}: importing {module_name} failed: {e}"
-        else:
-            message = f"{name}: no module {module_name!r} in {Path.cwd()} or among the installed ones"
-        raise InputError(message) from e
-    except Exception as e:
-        message = f"{name}: importing {module_name} failed: {type(e).__name__}: {e}"
-        raise InputError(message) from e
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        found = [
-            n for n, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module_name
-        ]
-        message = f"{name}: {module_name} has no function {attribute!r}; it has {', '.join(found) or 'none'}"
-        raise InputError(message)
-    return function  # type: ignore[no-any-return]
 
 
 def _arguments(name: str, function: Callable[..., Any], offered: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

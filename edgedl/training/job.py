@@ -39,7 +39,7 @@ def train_to(
             "options": options,
         }
         facts: dict[str, Any] = worker.call("edgedl.training.train:train", arguments, child=model_file.CHILD)
-        sha256 = artifacts.model_sha256(part)
+        sha256 = data.path_sha256(part)
     lineage = Lineage(
         model_sha256=sha256,
         data_sha256=staged.sha256,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgedl.data import slices
 from edgedl.errors import InputError
-from edgedl.samples import TrainingData
+from edgedl.fitting.samples import TrainingData
 from edgedl.training.architectures import Affine, Head
 
 Array = NDArray[Any]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedl import fit as fitting
+from edgedl import fitting
 from edgedl.errors import InputError
-from edgedl.fit import FitOptions
-from edgedl.keras_saving import save
-from edgedl.keras_tensors import specs
-from edgedl.losses import ends_in_sigmoid
-from edgedl.samples import TrainingData
+from edgedl.fitting import FitOptions
+from edgedl.fitting.losses import ends_in_sigmoid
+from edgedl.fitting.samples import TrainingData
+from edgedl.models.saving import save
+from edgedl.models.tensors import specs
 from edgedl.training import architectures, builders, tasks
 from edgedl.types import TensorSpec, to_json
 

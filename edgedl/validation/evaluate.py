@@ -1,4 +1,4 @@
-"""Outputs of an artifact over a data set, as memory-mapped .npy files."""
+"""Outputs of an artifact over a data set, as memory-mapped .npy files, and what of the preprocessing it is fed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedl import artifacts, worker
-from edgedl.types import AgentRuntime, Artifact
+from edgedl import artifacts, preprocessing, worker
+from edgedl.data import Dataset
+from edgedl.errors import InputError
+from edgedl.preprocessing.op import Op
+from edgedl.types import AgentRuntime, Artifact, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +49,17 @@ def outputs(
     interpreter = artifacts.interpreter_of(setting.runtime)
     worker.call("run", asked, child=artifacts.child_of(setting.runtime), interpreter=interpreter)
     return files
+
+
+def left_to_the_app(artifact: Artifact, dataset: Dataset) -> tuple[Op, ...]:
+    """The data's preprocessing without what is inside the artifact already. Raises InputError where they differ."""
+    inside = to_json(artifact.lineage.embedded)
+    left = dataset.ops[: len(dataset.ops) - len(inside)]
+    last = to_json(preprocessing.to_json(dataset.ops[len(left) :]))
+    if last != inside:
+        message = (
+            f"{artifact.path}: has the preprocessing {inside} inside, {dataset.source} ends with {last}; "
+            "name the .toml it was exported with"
+        )
+        raise InputError(message)
+    return left

@@ -6,18 +6,15 @@ bootstrap resamples at once, from weights: how often each sample was drawn.
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedl import plugins
+from edgedl import plugins, user_code
 from edgedl.errors import EdgedlError, InputError
 from edgedl.types import Metric
 from edgedl.validation import statistics
@@ -130,7 +127,7 @@ def resolve(name: str) -> Metric:
         loaded: Metric = plugins.load("metrics", name)
         return loaded
     if ":" in name:
-        return FunctionMetric(name, _function(name))
+        return FunctionMetric(name, user_code.function(name, f"metric {name}"))
     if match := re.fullmatch(r"top([1-9]\d*)", name):
         from edgedl.validation.classification import TopK
 
@@ -143,24 +140,6 @@ def resolve(name: str) -> Metric:
             return thresholded
     message = f"no metric {name!r}; allowed: {', '.join(names())}, topK (such as top3), NAME_logits, module:function"
     raise InputError(message)
-
-
-def _function(name: str) -> Callable[[Array, Array], Any]:
-    module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        function = getattr(importlib.import_module(module_name), function_name, None)
-    except Exception as e:
-        message = f"metric {name}: module {module_name!r} does not import: {type(e).__name__}: {e}"
-        raise InputError(message) from e
-    finally:
-        sys.path.remove(here)
-    if not callable(function):
-        message = f"metric {name}: module {module_name!r} has no function {function_name!r}"
-        raise InputError(message)
-    result: Callable[[Array, Array], Any] = function
-    return result
 
 
 def default_metric(

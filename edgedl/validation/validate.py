@@ -13,7 +13,6 @@ from edgedl import artifacts, data, exporting, model_file, preprocessing, target
 from edgedl.data import Dataset
 from edgedl.errors import EdgedlError, InputError
 from edgedl.model_file import ModelFile
-from edgedl.preprocessing.op import Op
 from edgedl.types import (
     Artifact,
     ArtifactInfo,
@@ -105,7 +104,7 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     artifact, info = artifacts.read(request.artifact)
     dataset = data.load(request.data)
     names = data.input_names(dataset, artifact.inputs)
-    left = _left_to_the_app(artifact, dataset)
+    left = evaluate.left_to_the_app(artifact, dataset)
     bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
     whole = bound if left == dataset.ops else None
     other: Artifact | None
@@ -125,26 +124,13 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     return case, [*chosen, *said, *_overlap(case, names)]
 
 
-def _left_to_the_app(artifact: Artifact, dataset: Dataset) -> tuple[Op, ...]:
-    """The data's preprocessing without what is inside the artifact already. Raises InputError where they differ."""
-    inside = tuple(artifact.lineage.embedded)
-    if not inside:
-        return dataset.ops
-    left, last = dataset.ops[: -len(inside)], dataset.ops[-len(inside) :]
-    if to_json(preprocessing.to_json(last)) != to_json(inside):
-        message = (
-            f"{artifact.path}: has the preprocessing {to_json(inside)} inside, "
-            f"{dataset.source} ends with {preprocessing.to_json(last)}; name the .toml it was exported with"
-        )
-        raise InputError(message)
-    return left
-
-
 def _artifact_reference(
     request: Request, dataset: Dataset, names: Sequence[str]
 ) -> tuple[dict[str, Path], Artifact, dict[str, Path]]:
     other, _ = artifacts.read(Path(request.reference))
-    bound = data.bind(data.prepare(dataset, _left_to_the_app(other, dataset), names), other.inputs, other.outputs)
+    bound = data.bind(
+        data.prepare(dataset, evaluate.left_to_the_app(other, dataset), names), other.inputs, other.outputs
+    )
     setting = Setting(runtime=artifacts.runtime_for(other.format))
     return evaluate.outputs(other, setting, bound.inputs), other, bound.inputs
 
@@ -346,7 +332,8 @@ def _slower(case: Case, timings: Sequence[Timing]) -> list[str]:
         return []
     found = benchmark.compare(timings[1], timings[0])
     if found["comparable"] and found["latency_ratio"] > 1:
-        return [f"{case.request.artifact} is slower than its float parent here: {found['latency_ratio']:.2f}x the time"]
+        beside = "its float parent" if timings[1].artifact.scheme == Scheme.FP32 else case.request.reference
+        return [f"{case.request.artifact} is slower than {beside} here: {found['latency_ratio']:.2f}x the time"]
     return []
 
 

@@ -63,17 +63,13 @@ def _refuse_unknown(source: Source) -> None:
     with _quiet():
         from tf2onnx.tflite.BuiltinOperator import BuiltinOperator
 
-    foreign = Counter({k: n for k, n in source.ops.items() if not _known(k, BuiltinOperator)})
+    foreign = Counter({k: n for k, n in source.ops.items() if not hasattr(BuiltinOperator, k)})
     if foreign:
         message = f"ONNX export cannot do these TFLite ops: {_listed(foreign)}"
         raise UnsupportedError(message)
     if "int4" in source.weight_bytes or "int2" in source.weight_bytes:
         message = "ONNX export cannot do 4-bit weights; use dynamic_wi8_afp32 or weight_only_wi8_afp32"
         raise UnsupportedError(message)
-
-
-def _known(op: str, names: Any) -> bool:
-    return hasattr(names, op) or op.startswith("Flex")
 
 
 def _refuse_unconverted(model: onnx.ModelProto, opset: int) -> None:
@@ -84,7 +80,7 @@ def _refuse_unconverted(model: onnx.ModelProto, opset: int) -> None:
         try:
             onnx.defs.get_schema(node.op_type, opset, node.domain)
         except onnx.defs.SchemaError:
-            unknown[node.op_type.removeprefix("TFL_").removeprefix("Flex")] += 1
+            unknown[node.op_type.removeprefix("TFL_")] += 1
     if unknown:
         message = f"ONNX export cannot do these TFLite ops: {_listed(unknown)} (ONNX opset {opset})"
         raise UnsupportedError(message)
@@ -123,10 +119,10 @@ def _quiet() -> Iterator[list[str]]:
 
 @cache
 def _register() -> None:
-    """Handlers for GELU, exact and by tanh, and for Erfc: tf2onnx 1.17 has none for TFLite files."""
+    """Handlers for GELU, exact and by tanh, which tf2onnx 1.17 lacks, and a FULLY_CONNECTED put right."""
     with _quiet():
-        import tf2onnx.tflite_handlers  # noqa: F401  (handlers register as this is imported)
-        from tf2onnx.handler import tf_op, tfl_op
+        from tf2onnx.handler import tfl_op
+        from tf2onnx.tflite_handlers.tfl_math import TflFullyConnectedOp
 
     class Gelu:
         """x * 0.5 * (1 + erf(x / sqrt 2)), or its tanh form (Hendrycks and Gimpel, arXiv:1606.08415, section 2)."""
@@ -136,15 +132,35 @@ def _register() -> None:
             tanh = bool(node.get_attr_value("approximate", 0))
             _replace(ctx, node, _gelu_tanh if tanh else _gelu_exact)
 
-    class Erfc:
-        """1 - erf(x)."""
+    class FullyConnected(TflFullyConnectedOp):  # type: ignore[misc]
+        """tf2onnx's own, which loses the bias where it flattens the input itself."""
 
         @classmethod
-        def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
-            _replace(ctx, node, lambda op, const, x: op("Sub", const(1.0), op("Erf", x)))
+        def to_tf(cls, ctx: Any, node: Any, **kwargs: Any) -> None:
+            if not node.get_attr_value("keep_num_dims", 0) and ctx.get_rank(node.input[0]) != 2:
+                _flatten_input(ctx, node)
+            super().to_tf(ctx, node, **kwargs)
 
+    tfl_op(["TFL_FULLY_CONNECTED"])(FullyConnected)
     tfl_op(["TFL_GELU"])(Gelu)
-    tf_op("Erfc")(Erfc)
+
+
+def _flatten_input(ctx: Any, node: Any) -> None:
+    """Reshape the input of a fully connected node to (rows, features)."""
+    import numpy as np
+    from tf2onnx import utils
+
+    shape = [-1, ctx.get_shape(node.input[1])[1]]  # weights (units, features)
+    const = ctx.make_const(utils.make_name("rows"), np.array(shape, np.int64)).output[0]
+    reshape = ctx.make_node(
+        "Reshape",
+        [node.input[0], const],
+        shapes=[shape],
+        dtypes=[ctx.get_dtype(node.input[0])],
+        op_name_scope=node.name,
+    )
+    reshape.skip_conversion = True
+    ctx.replace_input(node, node.input[0], reshape.output[0], 0)
 
 
 def _gelu_exact(op: Any, const: Any, x: str) -> Any:

@@ -55,6 +55,8 @@ class OnnxExporter:
             raise InputError(message)
         found = read(source)
         proto = build(found, scheme=scheme, options=options)
+        if "wi8" in scheme:
+            check.nothing_lost(found, proto)
         notes = [_weights_note(found, proto, scheme)]
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "model.onnx"

@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgedl.errors import InputError, UnsupportedError
 from edgedl.types import TensorSpec
 
+Array = np.ndarray[Any, Any]
 SIGNATURE = "serving_default"
+LAYERS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "CONV_3D"})
+DTYPES = frozenset({"int8", "int32", "int64", "float16", "float32"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """What is in the file. `content` is a copy in which every tensor has a name of its own, as tf2onnx needs:
-    graph inputs and outputs are `input_tensors` and `output_tensors`, in signature order."""
+    graph inputs and outputs are `input_tensors` and `output_tensors`, in signature order. `weights` are the constants
+    that layers multiply with and add, as stored (int64 biases as float32 values), by layer and operand."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -24,6 +30,7 @@ class Source:
     output_tensors: tuple[str, ...]
     ops: Counter[str]
     weight_bytes: dict[str, int]
+    weights: dict[str, Array]
     content: bytes
 
 
@@ -51,6 +58,7 @@ def read(path: Path) -> Source:
         output_tensors=tuple(graph.tensors[i].name for i in graph.outputs),
         ops=_ops(model, schema),
         weight_bytes=_weight_bytes(model, schema),
+        weights=_weights(model, schema),
         content=bytes(builder.Output()),
     )
 
@@ -103,13 +111,8 @@ def _dtype(tensor: Any, schema: Any) -> str:
 
 
 def _ops(model: Any, schema: Any) -> Counter[str]:
-    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-    codes = []
-    for code in model.operatorCodes:
-        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-        codes.append(code.customCode.decode() if code.customCode else names.get(builtin, f"builtin {builtin}"))
     operators = [op for graph in model.subgraphs for op in graph.operators or []]
-    return Counter(codes[op.opcodeIndex] + _fused(op, schema) for op in operators)
+    return Counter(_op_name(op, model, schema) + _fused(op, schema) for op in operators)
 
 
 def _fused(op: Any, schema: Any) -> str:
@@ -117,6 +120,32 @@ def _fused(op: Any, schema: Any) -> str:
     kinds = schema.ActivationFunctionType
     fused = getattr(op.builtinOptions, "fusedActivationFunction", kinds.NONE)
     return {kinds.RELU_N1_TO_1: "+RELU_N1_TO_1", kinds.SIGN_BIT: "+SIGN_BIT"}.get(fused, "")
+
+
+def _op_name(op: Any, model: Any, schema: Any) -> str:
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    code = model.operatorCodes[op.opcodeIndex]
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+    return str(code.customCode.decode() if code.customCode else names.get(builtin, f"builtin {builtin}"))
+
+
+def _weights(model: Any, schema: Any) -> dict[str, Array]:
+    """Constant operands of layers: of the second input on, or of a DEQUANTIZE."""
+    found = {}
+    for graph in model.subgraphs:
+        for number, op in enumerate(graph.operators or []):
+            name = _op_name(op, model, schema)
+            operands = {"DEQUANTIZE": op.inputs[:1]}.get(name, op.inputs[1:] if name in LAYERS else ())
+            for i in (int(i) for i in operands if i >= 0):
+                tensor = graph.tensors[i]
+                data, dtype = model.buffers[tensor.buffer].data, _dtype(tensor, schema)
+                if data is None or not len(data) or dtype not in DTYPES:
+                    continue
+                values = np.frombuffer(bytes(data), dtype)
+                if dtype == "int64":
+                    values = (values * np.float64(tensor.quantization.scale)).astype(np.float32)
+                found[f"{name} {number}: {dtype}{list(tensor.shape)}"] = values
+    return found
 
 
 def _weight_bytes(model: Any, schema: Any) -> dict[str, int]:

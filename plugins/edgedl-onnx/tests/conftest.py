@@ -36,6 +36,13 @@ def _two(nn, keras):
     return keras.Model([image, extra], outputs)
 
 
+def _pooled(nn, keras):
+    # The converter drops the Flatten: the Dense gets four axes.
+    x = keras.Input((8, 8, 3), batch_size=1, name="x")
+    h = nn.AveragePooling2D(8)(nn.Conv2D(16, 3, padding="same", activation="relu")(x))
+    return keras.Model(x, nn.Dense(5)(nn.Flatten()(h)))
+
+
 def _attention(nn, keras):
     x = keras.Input((8, 16), batch_size=1, name="x")
     h = nn.LayerNormalization()(x)
@@ -76,6 +83,7 @@ def _image(activation):
 MODELS = {
     "cnn": _cnn,
     "two": _two,
+    "pooled": _pooled,
     "attention": _attention,
     "shown_twice": _shown_twice,
     "unused_input": _unused_input,

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from edgedl_onnx import exporter
-from edgedl_onnx.check import Comparison, integer_kernels
+from edgedl_onnx.check import Comparison, integer_kernels, nothing_lost
 from edgedl_onnx.source import read
 from onnx import numpy_helper
 
@@ -59,6 +59,16 @@ def test_weights_that_became_float_are_an_error(tflite, tmp_path, monkeypatch):
             options=ExportOptions(),
         )
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_lost_bias_is_found_by_name(export, tflite):
+    model = onnx.load(export("pooled", "static_wi8_ai8").path)
+    source = read(tflite("pooled", "static_wi8_ai8"))
+    nothing_lost(source, model)
+    bias = next(i for i in model.graph.initializer if i.data_type == onnx.TensorProto.INT32 and list(i.dims) == [5])
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1, bias.name))
+    with pytest.raises(EdgedlError, match=r"lost constants of the TFLite file: FULLY_CONNECTED \d+: int32\[5\]$"):
+        nothing_lost(source, model)
 
 
 def test_a_model_that_onnxruntime_cannot_run_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from edgedl_onnx.exporter import OnnxExporter
 from edgedl_onnx.graphs import weight_bytes
+from edgedl_onnx.source import read
 
 from edgedl.agent import OnnxModel, TFLiteModel, quantize
 from edgedl.errors import InputError, UnsupportedError
@@ -126,6 +127,38 @@ def test_names_and_order_are_those_of_the_signature(export, tflite):
     assert largest_difference(tflite("two"), export("two")) <= 1e-5
 
 
+def test_order_is_the_files_whatever_the_runtime_makes_of_it(tflite, tmp_path):
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(tflite("two").read_bytes())
+    orders = []
+    for turn in (1, 2):
+        signature = model.signatureDefs[0]
+        signature.inputs.reverse()
+        signature.outputs.reverse()
+        source = packed(model, tmp_path / f"{turn}.tflite")
+        result = OnnxExporter().export(
+            Path("m"),
+            tmp_path / f"{turn}.onnx",
+            scheme="fp32",
+            source=source,
+            calibration=None,
+            options=ExportOptions(),
+        )
+        graph = onnx.load(result.path).graph
+        orders.append([[v.name for v in graph.input], [v.name for v in graph.output]])
+        assert orders[-1] == [[t.name.decode() for t in each] for each in (signature.inputs, signature.outputs)]
+    assert orders[0] == [names[::-1] for names in orders[1]]
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "static_wi8_ai8"])
+def test_a_dense_layer_that_flattens_its_input_keeps_its_bias(export, tflite, scheme):
+    assert read(tflite("pooled", scheme)).ops["RESHAPE"] == 0
+    assert largest_difference(tflite("pooled", scheme), export("pooled", scheme)) <= (
+        1e-5 if scheme == "fp32" else 0.02
+    )
+
+
 def test_an_output_that_is_an_input_and_an_input_nobody_reads(export, tflite):
     for name in ("shown_twice", "unused_input"):
         result = export(name)
@@ -182,7 +215,6 @@ def test_weight_only_keeps_int8_weights(tflite, tmp_path):
 
 def dequantized_weights(path, out):
     """Writes a copy whose 64 x 64 weights are int8 behind a DEQUANTIZE; returns the codes."""
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
@@ -212,10 +244,17 @@ def dequantized_weights(path, out):
         outputs=np.array([index], np.int32),
     )
     graph.operators.insert(0, operator)
+    packed(model, out)
+    return codes
+
+
+def packed(model, out):
+    import flatbuffers
+
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     out.write_bytes(bytes(builder.Output()))
-    return codes
+    return out
 
 
 def test_metadata_says_scheme_labels_and_preprocessing(export):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedl.errors import InputError
-from edgedl.keras_tensors import specs
+from edgedl.models.tensors import specs
 
 if TYPE_CHECKING:
     import keras

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedl import keras_files, keras_tensors
+from edgedl.data import path_sha256
 from edgedl.errors import EdgedlError, InputError, UnsupportedError
-from edgedl.keras_cleaning import Copier, clean
-from edgedl.keras_files import Kind, ModelFile, first_line
-from edgedl.keras_macs import table
-from edgedl.keras_tensors import infer, operations, quiet, specs
+from edgedl.models import files, tensors
+from edgedl.models.cleaning import Copier, clean
+from edgedl.models.files import KerasFile, Kind, first_line
+from edgedl.models.macs import table
+from edgedl.models.tensors import infer, operations, quiet, specs
 from edgedl.types import TensorSpec, to_json
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def _stamp(path: Path) -> tuple[Any, ...]:
 
 def _load(path: Path, *, trust: bool, custom_objects: str | None) -> LoadedModel:
     with quiet():
-        file = keras_files.read(path)
-        objects = keras_files.offered(custom_objects)
-        objects |= keras_files.check(file, objects, trust=trust)
+        file = files.read(path)
+        objects = files.offered(custom_objects)
+        objects |= files.check(file, objects, trust=trust)
         try:
             model, notes = _open(file, objects, trust=trust)
             if not _has_graph(model):
@@ -85,12 +86,12 @@ def _load(path: Path, *, trust: bool, custom_objects: str | None) -> LoadedModel
         except EdgedlError as e:
             message = str(e) if str(path) in str(e) else f"{path}: {e}"
             raise type(e)(message) from e
-    return LoadedModel(model=cleaned, notes=notes + more, sha256=keras_files.sha256(path))
+    return LoadedModel(model=cleaned, notes=notes + more, sha256=path_sha256(path))
 
 
-def _open(file: ModelFile, objects: dict[str, Any], *, trust: bool) -> tuple[keras.Model, tuple[str, ...]]:
+def _open(file: KerasFile, objects: dict[str, Any], *, trust: bool) -> tuple[keras.Model, tuple[str, ...]]:
     """The model as Keras 3 reads it, else carried over from Keras 2."""
-    from edgedl.carry_over import changed_meaning, open_keras_2, own_objects
+    from edgedl.models.carry_over import changed_meaning, open_keras_2, own_objects
 
     failure: Exception | None = None
     if file.kind is not Kind.SAVED_MODEL and not (file.is_keras_2 and changed_meaning(file)):
@@ -108,11 +109,11 @@ def _open(file: ModelFile, objects: dict[str, Any], *, trust: bool) -> tuple[ker
         raise _explained(file.path, e) from e
 
 
-def _open_keras_3(file: ModelFile, objects: dict[str, Any], *, trust: bool) -> keras.Model:
+def _open_keras_3(file: KerasFile, objects: dict[str, Any], *, trust: bool) -> keras.Model:
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
-        path = keras_files.with_suffix(file.path, file.kind, folder)
+        path = files.with_suffix(file.path, file.kind, folder)
         model = keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=not trust)
     if file.kind is Kind.HDF5 and file.is_keras_2:
         _check_order(file.path, model)
@@ -141,7 +142,7 @@ def _explained(path: Path, error: Exception) -> InputError:
     return InputError(message)
 
 
-def _missing_input_name(file: ModelFile, model: keras.Model) -> str | None:
+def _missing_input_name(file: KerasFile, model: keras.Model) -> str | None:
     """A name for the input of a Sequential model whose file has none; Keras would count them up in a process."""
     import keras
 
@@ -240,7 +241,7 @@ def _fixed(spec: TensorSpec, given: tuple[int, ...] | None, batch: int) -> tuple
 def describe(path: str, trust: bool = False, custom_objects: str | None = None) -> dict[str, Any]:
     """What a model file holds, as JSON: inputs, outputs, parameters, macs, a table of layers, notes, sha256.
 
-    `macs` counts the multiply-accumulates of one sample as `edgedl.keras_macs.layer_macs` says; None where a layer
+    `macs` counts the multiply-accumulates of one sample as `edgedl.models.macs.layer_macs` says; None where a layer
     hides its own.
     """
     import keras
@@ -282,5 +283,5 @@ def predict(
     ends. Raises InputError: names, shapes or sample counts that do not fit.
     """
     model = load(Path(path), trust=trust, custom_objects=custom_objects).model
-    made = keras_tensors.run_files(model, inputs, Path(out), batch_size=batch_size, start=start, stop=stop)
+    made = tensors.run_files(model, inputs, Path(out), batch_size=batch_size, start=start, stop=stop)
     return {name: str(p) for name, p in made.items()}

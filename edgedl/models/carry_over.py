@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedl import keras_2_ops, keras_files
 from edgedl.errors import EdgedlError, InputError, UnsupportedError
-from edgedl.keras_cleaning import HALF_TOLERANCE, TRAINING_ONLY
-from edgedl.keras_files import ModelFile, first_line
-from edgedl.keras_tensors import FREE_SIZES, largest_difference, sample_inputs
+from edgedl.models import files, keras_2_ops
+from edgedl.models.cleaning import HALF_TOLERANCE, TRAINING_ONLY
+from edgedl.models.files import KerasFile, first_line
+from edgedl.models.tensors import FREE_SIZES, largest_difference, sample_inputs
 
 if TYPE_CHECKING:
     import keras
@@ -46,12 +46,12 @@ def own_objects() -> dict[str, Any]:
     return {"hard_sigmoid_2": hard_sigmoid_2, "edgedl>hard_sigmoid_2": hard_sigmoid_2}
 
 
-def changed_meaning(file: ModelFile) -> bool:
+def changed_meaning(file: KerasFile) -> bool:
     """Whether Keras 3 would read this Keras 2 file without complaint and compute something else."""
     return '"hard_sigmoid"' in json.dumps(file.configs)
 
 
-def open_keras_2(file: ModelFile, objects: Mapping[str, Any], *, trust: bool) -> tuple[keras.Model, tuple[str, ...]]:
+def open_keras_2(file: KerasFile, objects: Mapping[str, Any], *, trust: bool) -> tuple[keras.Model, tuple[str, ...]]:
     """The model of a Keras 2 file or SavedModel as Keras 3, and a note with the largest difference of their outputs.
 
     Raises UnsupportedError: a layer, option or op that Keras 3 lacks, or outputs that differ.
@@ -61,10 +61,10 @@ def open_keras_2(file: ModelFile, objects: Mapping[str, Any], *, trust: bool) ->
     except ImportError as e:
         message = f"{file.path}: a Keras 2 model, which takes tf_keras to read. Try: pip install 'edgedl[keras]'"
         raise InputError(message) from e
-    for layer, node in keras_files.objects_in(file):
+    for layer, node in files.objects_in(file):
         keras_2_ops.check(layer, node)
     with tempfile.TemporaryDirectory() as folder:
-        path = keras_files.with_suffix(file.path, file.kind, folder)
+        path = files.with_suffix(file.path, file.kind, folder)
         old = tf_keras.models.load_model(str(path), custom_objects=dict(objects), compile=False, safe_mode=not trust)
     return carry_over(old, objects)
 

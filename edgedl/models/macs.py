@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from edgedl.keras_tensors import graph_operations, is_graph
+from edgedl.models.tensors import graph_operations, is_graph
 
 Shape = Sequence[int | None]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgedl.errors import UnsupportedError
-from edgedl.keras_files import first_line
-from edgedl.keras_tensors import call_flat, graph_operations, is_graph, largest_difference, operations, probe, quiet
+from edgedl.models.files import first_line
+from edgedl.models.tensors import call_flat, graph_operations, is_graph, largest_difference, operations, probe, quiet
 
 if TYPE_CHECKING:
     import keras

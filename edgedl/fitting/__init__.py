@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedl.accelerators import choose_devices, fast_float16, foreign_errors, placed, precision
 from edgedl.agent import progress
 from edgedl.errors import InputError
-from edgedl.keras_tensors import specs
-from edgedl.losses import Criterion, choose, packed
-from edgedl.samples import TrainingData, batches
+from edgedl.fitting.accelerators import choose_devices, fast_float16, foreign_errors, placed, precision
+from edgedl.fitting.losses import Criterion, choose, packed
+from edgedl.fitting.samples import TrainingData, batches
+from edgedl.models.tensors import specs
 
 if TYPE_CHECKING:
     import keras

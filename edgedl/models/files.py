@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
-import importlib
 import inspect
 import json
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from edgedl.data import file_sha256
+from edgedl import user_code
 from edgedl.errors import InputError
 
 ALLOWED = "allowed: a .keras file, an .h5 file of a whole model, or a SavedModel folder with Keras metadata"
@@ -35,7 +32,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFile:
+class KerasFile:
     """A file that looks right: its configurations (several in a SavedModel) and the Keras that wrote it."""
 
     path: Path
@@ -50,7 +47,7 @@ class ModelFile:
         return self.kind is Kind.SAVED_MODEL or self.keras_version.startswith(("0.", "1.", "2."))
 
 
-def read(path: Path) -> ModelFile:
+def read(path: Path) -> KerasFile:
     """The file's kind and configuration. Raises InputError that says what the file is instead."""
     kind = _kind(path)
     try:
@@ -107,7 +104,7 @@ def _guess(path: Path, head: bytes) -> str:
     return "a text file"
 
 
-def _read_archive(path: Path, kind: Kind) -> ModelFile:
+def _read_archive(path: Path, kind: Kind) -> KerasFile:
     def member(name: str) -> Any:
         if kind is Kind.FOLDER:
             return json.loads((path / name).read_bytes())
@@ -124,12 +121,12 @@ def _read_archive(path: Path, kind: Kind) -> ModelFile:
             message = f"{path}: a zip archive without {', '.join(sorted(missing))}, no Keras model; {ALLOWED}"
             raise InputError(message)
     version = str(member("metadata.json").get("keras_version", ""))
-    return ModelFile(
+    return KerasFile(
         path=path, kind=kind, configs=(_without(member("config.json"), "compile_config"),), keras_version=version
     )
 
 
-def _read_hdf5(path: Path) -> ModelFile:
+def _read_hdf5(path: Path) -> KerasFile:
     import h5py  # type: ignore[import-untyped]
 
     with h5py.File(path, "r") as f:
@@ -139,14 +136,14 @@ def _read_hdf5(path: Path) -> ModelFile:
             what = "weights without the network (save with model.save, not save_weights)" if weights else "other data"
             message = f"{path}: an HDF5 file that holds {what}, no Keras model; {ALLOWED}"
             raise InputError(message)
-    return ModelFile(path=path, kind=Kind.HDF5, configs=(json.loads(config),), keras_version=_text(version))
+    return KerasFile(path=path, kind=Kind.HDF5, configs=(json.loads(config),), keras_version=_text(version))
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _read_saved_model(path: Path) -> ModelFile:
+def _read_saved_model(path: Path) -> KerasFile:
     """The Keras configurations in `keras_metadata.pb`, or, before TensorFlow 2.5, in the object graph."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorflow.core.protobuf import saved_model_pb2
@@ -172,21 +169,12 @@ def _read_saved_model(path: Path) -> ModelFile:
     nodes = [*functions, *(n for g in graph.meta_graphs for n in g.graph_def.node)]
     configs = tuple(_without(json.loads(t), "training_config") for t in texts if t)
     code_ops = tuple(sorted(CODE_OPS & {n.op for n in nodes}))
-    return ModelFile(path=path, kind=Kind.SAVED_MODEL, configs=configs, keras_version="2.", code_ops=code_ops)
+    return KerasFile(path=path, kind=Kind.SAVED_MODEL, configs=configs, keras_version="2.", code_ops=code_ops)
 
 
 def _without(config: Any, key: str) -> Any:
     """A configuration without how it was compiled, which is never loaded and may name any loss."""
     return {k: v for k, v in config.items() if k != key} if isinstance(config, dict) else config
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, or of every file of a folder with its name."""
-    if path.is_file():
-        return file_sha256(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    names = "\n".join(p.relative_to(path).as_posix() for p in files)
-    return hashlib.sha256((names + file_sha256(*files)).encode()).hexdigest()
 
 
 def first_line(error: BaseException) -> str:
@@ -199,7 +187,7 @@ def offered(spec: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for item in filter(None, (spec or "").split(",")):
         name, _, attribute = item.strip().partition(":")
-        module = _import(name, f"--custom-objects {item}")
+        module = user_code.module(name, f"--custom-objects {item}")
         if not attribute:
             found |= _objects(vars(module))
             continue
@@ -209,19 +197,6 @@ def offered(spec: str | None) -> dict[str, Any]:
         value = getattr(module, attribute)
         found |= dict(value) if isinstance(value, Mapping) else _objects({attribute: value})
     return found
-
-
-def _import(name: str, where: str) -> Any:
-    """The module, looked up in the working directory first."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    except Exception as e:
-        message = f"{where}: cannot import {name!r} ({type(e).__name__}: {first_line(e)}); looked in {here} first"
-        raise InputError(message) from e
-    finally:
-        sys.path.remove(here)
 
 
 def _objects(names: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,7 +212,7 @@ def _objects(names: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check(file: ModelFile, objects: Mapping[str, Any], *, trust: bool) -> dict[str, Any]:
+def check(file: KerasFile, objects: Mapping[str, Any], *, trust: bool) -> dict[str, Any]:
     """Refuse a file that carries code, before anything is loaded.
 
     Returns the objects of modules that the file names and `trust` allows to import. Raises InputError that names the
@@ -262,7 +237,7 @@ def check(file: ModelFile, objects: Mapping[str, Any], *, trust: bool) -> dict[s
     return found
 
 
-def objects_in(file: ModelFile) -> Iterator[tuple[str, dict[str, Any]]]:
+def objects_in(file: KerasFile) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every serialized object of a file, with the innermost layer that it is in."""
     for config in file.configs:
         yield from _nodes(config, "the model")
@@ -304,7 +279,7 @@ def _is_foreign(node: dict[str, Any], objects: Mapping[str, Any]) -> bool:
     if not isinstance(module, str) or module.split(".")[0] in KERAS_PACKAGES or names & set(objects):
         return False
     if module.split(".")[0] == "edgedl" or module.startswith("edgedl_"):
-        _import(module, "a layer of edgedl")  # which registers it
+        user_code.module(module, "a layer of edgedl")  # which registers it
     return not any(keras.saving.get_registered_object(n) for n in names if n)
 
 
@@ -312,7 +287,7 @@ def _name(node: dict[str, Any]) -> str:
     return str(node["config"] if node["class_name"] == "function" else node["class_name"])
 
 
-def _trusted(file: ModelFile, layer: str, node: dict[str, Any], *, trust: bool) -> dict[str, Any]:
+def _trusted(file: KerasFile, layer: str, node: dict[str, Any], *, trust: bool) -> dict[str, Any]:
     name, module = _name(node), node["module"]
     if not trust:
         message = (
@@ -320,7 +295,7 @@ def _trusted(file: ModelFile, layer: str, node: dict[str, Any], *, trust: bool) 
             f"--custom-objects {module}, or add --trust to import the module that the file names"
         )
         raise InputError(message)
-    return _objects(vars(_import(module, f"{file.path}: {layer}")))
+    return _objects(vars(user_code.module(module, f"{file.path}: {layer}")))
 
 
 def with_suffix(path: Path, kind: Kind, folder: str) -> Path:

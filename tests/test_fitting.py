@@ -12,12 +12,12 @@ import pytest
 
 os.environ.update({"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"})
 
-from edgedl import fit as fitting
+from edgedl import fitting
 from edgedl.errors import InputError
-from edgedl.fit import FitOptions, evaluate, fit, set_seed
-from edgedl.keras_saving import save
-from edgedl.losses import choose
-from edgedl.samples import TrainingData, batches
+from edgedl.fitting import FitOptions, evaluate, fit, set_seed
+from edgedl.fitting.losses import choose
+from edgedl.fitting.samples import TrainingData, batches
+from edgedl.models.saving import save
 
 keras = pytest.importorskip("keras")
 
@@ -330,8 +330,8 @@ MIRRORED = """
 import json, sys, warnings
 warnings.simplefilter("error")
 import numpy as np, tensorflow as tf, keras
-from edgedl.fit import FitOptions, evaluate, fit, set_seed
-from edgedl.samples import TrainingData
+from edgedl.fitting import FitOptions, evaluate, fit, set_seed
+from edgedl.fitting.samples import TrainingData
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 rng = np.random.default_rng(0)
