@@ -230,9 +230,9 @@ def test_load_with_trust_imports_the_module_that_the_file_names(custom):
 
 def test_load_reports_custom_objects_that_do_not_import(custom):
     Path("broken.py").write_text("1 / 0")
-    with pytest.raises(InputError, match=r"cannot import 'nowhere_at_all'.*looked in"):
+    with pytest.raises(InputError, match="no module 'nowhere_at_all' in"):
         models.load(Path("m.keras"), custom_objects="nowhere_at_all")
-    with pytest.raises(InputError, match=r"cannot import 'broken'.*division by zero"):
+    with pytest.raises(InputError, match="importing broken failed: ZeroDivisionError: division by zero"):
         models.load(Path("m.keras"), custom_objects="broken")
     with pytest.raises(InputError, match=f"module {custom} has no attribute 'Nothing'"):
         models.load(Path("m.keras"), custom_objects=f"{custom}:Nothing")

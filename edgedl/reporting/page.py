@@ -128,7 +128,7 @@ def _checks(report: Report) -> list[dict[str, Any]]:
             "sign": views.BADGES[check.verdict][0],
             "word": views.BADGES[check.verdict][1],
         }
-        for check in text.worst_first(report.checks)
+        for check in text.worst_first(text.merged(report.checks))
     ]
 
 

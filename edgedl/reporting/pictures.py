@@ -13,7 +13,7 @@ def differences(reports: Sequence[Report]) -> list[str]:
     """Intervals against their limits, a picture a unit; with several reports each shows its first metric only."""
     rows: dict[tuple[str, float], list[figures.Difference]] = {}
     for report, name in zip(reports, views.names(reports), strict=True):
-        lost = [c for c in report.checks if c.name.endswith("_drop") and c.measured is not None]
+        lost = [c for c in text.merged(report.checks) if c.name.endswith("_drop") and c.measured is not None]
         first = views.drop(report)
         shown = lost if len(reports) == 1 else [first] if first else []
         for check in shown:

@@ -105,12 +105,22 @@ def worst_first(checks: Sequence[Check]) -> list[Check]:
     return sorted(checks, key=lambda check: order.index(check.verdict))
 
 
+def merged(checks: Sequence[Check]) -> list[Check]:
+    """One check where several targets have the same figure and verdict: `target` then names them all."""
+    rows: dict[Check, list[Check]] = {}
+    for check in checks:
+        rows.setdefault(replace(check, target=None, why=""), []).append(check)
+    return [
+        replace(same[0], target=", ".join(filter(None, (c.target for c in same))) or None) for same in rows.values()
+    ]
+
+
 def tables(report: Report) -> list[Any]:
     """What rich prints of a report in 100 columns: verdict, every check, and why those that do not pass do not."""
     from rich.text import Text
 
     parts: list[Any] = [_headline(report), _checks(report)]
-    for check in worst_first(report.checks):
+    for check in worst_first(merged(report.checks)):
         if check.why and check.verdict not in (Verdict.PASS, Verdict.INFO):
             where = f" on {check.target}" if check.target else ""
             parts.append(Text.assemble((f"{check.name}{where}: ", STYLES[check.verdict]), check.why))
@@ -143,21 +153,13 @@ def _checks(report: Report) -> Table:
     grid.add_column("limit", justify="right", no_wrap=True)
     grid.add_column("method", no_wrap=True)
     grid.add_column("verdict", no_wrap=True)
-    for check, where in _shared(worst_first(report.checks)):
+    for check in worst_first(merged(report.checks)):
         measured = interval(check.measured, check.low, check.high, unit_of(check))
         verdict = check.verdict.value if check.verdict is Verdict.INFO else check.verdict.value.upper()
-        cells = [check.name, *([where] if shows_target else []), measured, limit(check)]
+        cells = [check.name, *([check.target or ""] if shows_target else []), measured, limit(check)]
         texts = [Text(cell) for cell in [*cells, check.method.value]]
         grid.add_row(*texts, Text(verdict, style=STYLES[check.verdict]))
     return grid
-
-
-def _shared(checks: Sequence[Check]) -> list[tuple[Check, str]]:
-    """Checks with their targets: one row where several targets have the same figure and verdict."""
-    rows: dict[Check, list[str]] = {}
-    for check in checks:
-        rows.setdefault(replace(check, target=None, why=""), []).append(check.target or "")
-    return [(check, ", ".join(targets)) for check, targets in rows.items()]
 
 
 def _scale(unit: str, size: float) -> tuple[float, str, int | None]:
