@@ -34,6 +34,7 @@ MODULES = {
     "onnxruntime": "onnxruntime",
 }
 CHUNK_SAMPLES = 256
+CHUNK_BYTES = 16000000
 STATEFUL_OPS = ("SEQUENCE", "SVDF", "VARIABLE", "VAR_HANDLE", "CALL_ONCE")
 ONNX_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
 
@@ -245,13 +246,12 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     begun = time.perf_counter()
-    arrays = {name: np.load(path, mmap_mode="r") for name, path in request["inputs"].items()}
-    shapes = {name: tuple(a.shape[1:]) for name, a in arrays.items()}
+    shapes = {name: np.load(path, mmap_mode="r").shape[1:] for name, path in request["inputs"].items()}
     before = len(_loaded)
     model = _load(request, shapes)
     load_ms = (time.perf_counter() - begun) * 1e3 if len(_loaded) > before else None
     straight = bool(request.get("straight"))
-    feeds = _Feeds(model, arrays, straight)
+    feeds = _Feeds(model, request["inputs"], straight)
     start, stop = request.get("start") or 0, feeds.count if request.get("stop") is None else request["stop"]
     reply = {"load_ms": load_ms, "samples": stop - start}
     if request.get("repeats"):
@@ -263,34 +263,49 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Feeds:
-    """What the model eats, cut from memory-mapped arrays a chunk at a time."""
+    """What the model eats, cut from .npy files a chunk at a time."""
 
-    def __init__(self, model: Any, arrays: dict[str, Any], straight: bool) -> None:
+    def __init__(self, model: Any, paths: dict[str, str], straight: bool) -> None:
+        import numpy as np
+
         wanted = [s["name"] for s in model.inputs]
-        if sorted(wanted) != sorted(arrays):
-            raise RefusedError("the model's inputs are {}, the data has {}".format(wanted, sorted(arrays)))
-        self.pairs = [(s, arrays[s["name"]]) for s in model.inputs]
+        if sorted(wanted) != sorted(paths):
+            raise RefusedError("the model's inputs are {}, the data has {}".format(wanted, sorted(paths)))
+        self.pairs = [(s, paths[s["name"]]) for s in model.inputs]
         self.straight = straight
-        self.count = min(len(a) for _, a in self.pairs)
+        arrays = [np.load(path, mmap_mode="r") for _, path in self.pairs]
+        self.count = min(len(a) for a in arrays)
         self.batch = max(int(s["shape"][0] or 1) if s["shape"] else 1 for s, _ in self.pairs)
-        for s, a in self.pairs:
+        for (s, _), a in zip(self.pairs, arrays):
             if len(s["shape"]) != a.ndim or any(m not in (None, d) for m, d in zip(s["shape"][1:], a.shape[1:])):
                 allowed = [None if i == 0 else v for i, v in enumerate(s["shape"])]
                 raise RefusedError("input {!r} takes {}, the data is {}".format(s["name"], allowed, list(a.shape)))
+        sample_bytes = 4 * sum(a.size // max(1, len(a)) for a in arrays)
+        samples = min(CHUNK_SAMPLES, CHUNK_BYTES // max(1, sample_bytes))
+        self.chunk_samples = max(1, samples // self.batch) * self.batch
+        self.buffers = [
+            np.empty((self.chunk_samples,) + a.shape[1:], s["dtype"]) for (s, _), a in zip(self.pairs, arrays)
+        ]
 
     def chunk(self, start: int, stop: int) -> list[Any]:
-        """Samples of every input, quantized or cast to what its tensor stores, padded to whole batches."""
-        return [self._stored(spec, array[start:stop]) for spec, array in self.pairs]
+        """Samples of every input, at most `chunk_samples`, as its tensor stores them, padded to whole batches.
 
-    def _stored(self, spec: dict[str, Any], values: Any) -> Any:
+        They are good until the next call, which uses the same memory.
+        """
         import numpy as np
 
-        dtype = np.dtype(spec["dtype"])
-        if spec["scale"] and not self.straight and dtype.kind in "iu":
-            values = quantize(values, spec["scale"][0], spec["zero_point"][0], dtype)
-        values = np.ascontiguousarray(values, dtype)
-        missing = -len(values) % self.batch
-        return np.concatenate([values, values[-1:].repeat(missing, 0)]) if missing else values
+        # mapped anew each time: mapped pages count as memory until they are let go
+        samples = [np.load(path, mmap_mode="r")[start:stop] for _, path in self.pairs]
+        return [self._stored(*each) for each in zip(self.pairs, samples, self.buffers)]
+
+    def _stored(self, pair: tuple[dict[str, Any], str], values: Any, buffer: Any) -> Any:
+        spec, count = pair[0], len(values)
+        if spec["scale"] and not self.straight and buffer.dtype.kind in "iu":
+            values = quantize(values, spec["scale"][0], spec["zero_point"][0], buffer.dtype)
+        padded = count + -count % self.batch
+        buffer[:count] = values
+        buffer[count:padded] = buffer[count - 1 : count]
+        return buffer[:padded]
 
 
 def quantize(values: Any, scale: float, zero_point: int, dtype: Any) -> Any:
@@ -298,8 +313,10 @@ def quantize(values: Any, scale: float, zero_point: int, dtype: Any) -> Any:
     import numpy as np
 
     limits = np.iinfo(dtype)
-    codes = np.rint(np.asarray(values, np.float32) / np.float32(scale)) + zero_point
-    return np.clip(codes, limits.min, limits.max).astype(dtype)
+    codes = np.asarray(values, np.float32) / np.float32(scale)
+    np.rint(codes, out=codes)
+    codes += zero_point
+    return np.clip(codes, limits.min, limits.max, out=codes).astype(dtype)
 
 
 def _time(model: Any, feeds: _Feeds, start: int, warmup: int, repeats: int) -> dict[str, Any]:
@@ -334,12 +351,10 @@ def _evaluate(
         if example.ndim == 0 or example.shape[0] != feeds.batch:
             message = "output {!r} has shape {}: its first axis is not the batch of {}"
             raise RefusedError(message.format(spec["name"], list(example.shape), feeds.batch))
-    out = {}
-    for spec, value in zip(first.outputs, first_outputs or []):
-        path = request["outputs"][spec["name"]]
-        out[spec["name"]] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            path, mode="w+", dtype=np.float32, shape=(stop - start,) + np.asarray(value).shape[1:]
-        )
+    out = [
+        _Output(request["outputs"][spec["name"]], (stop - start,) + np.asarray(value).shape[1:])
+        for spec, value in zip(first.outputs, first_outputs or [])
+    ]
     workers = max(1, min(request.get("workers") or _cpus(), (stop - start) // 32))
     bounds = [start + (stop - start) * i // workers for i in range(workers + 1)]
     errors = []  # type: list[BaseException]
@@ -348,10 +363,11 @@ def _evaluate(
     def part(i: int) -> None:
         try:
             model = first if i == 0 else _load(request, shapes, copy=i)
-            for at in range(bounds[i], bounds[i + 1], CHUNK_SAMPLES):
-                end = min(at + CHUNK_SAMPLES, bounds[i + 1])
-                for spec, values in zip(model.outputs, _infer(model, feeds, at, end)):
-                    out[spec["name"]][at - start : end - start] = _real(values, spec)
+            own = feeds if i == 0 else _Feeds(model, request["inputs"], feeds.straight)
+            for at in range(bounds[i], bounds[i + 1], feeds.chunk_samples):
+                end = min(at + feeds.chunk_samples, bounds[i + 1])
+                for spec, values, file in zip(model.outputs, _infer(model, own, at, end), out):
+                    file.write(at - start, _real(values, spec))
                 done[i] += end - at
                 progress("running", sum(done), stop - start)
         except BaseException as e:
@@ -365,9 +381,25 @@ def _evaluate(
         t.join()
     if errors:
         raise errors[0]
-    for array in out.values():
-        array.flush()
     return {"seconds": time.perf_counter() - begun, "workers": workers}
+
+
+class _Output:
+    """A float32 .npy file of a known shape whose rows come in any order."""
+
+    def __init__(self, path: str, shape: tuple[int, ...]) -> None:
+        import numpy as np
+
+        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
+        self.path, self.offset, self.row_bytes = path, mapped.offset, mapped.strides[0]
+
+    def write(self, row: int, values: Any) -> None:
+        """Rows from `row` on. Written, not mapped: a full disk is an OSError then, and no pages stay in memory."""
+        import numpy as np
+
+        with open(self.path, "r+b") as f:
+            f.seek(self.offset + row * self.row_bytes)
+            f.write(np.ascontiguousarray(values, np.float32).tobytes())
 
 
 def _infer(model: Any, feeds: _Feeds, start: int, stop: int) -> list[Any]:
@@ -461,6 +493,7 @@ def serve() -> None:
         sys.stderr.flush()
         replies.write("done\n")
         replies.flush()
+    os._exit(0)  # taking a framework apart takes seconds, and there is nothing left to save
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,11 @@ def child_of(runtime: AgentRuntime) -> str:
     return runtime.name if runtime.alone else "runtimes"
 
 
-def describe(path: Path, *, format_: str | None = None) -> ArtifactInfo:
-    """What is in an artifact: inputs, outputs, operators, weights, metadata. Raises InputError for a damaged file."""
+def describe(path: Path, *, format_: str | None = None, child: str = "runtimes") -> ArtifactInfo:
+    """What is in an artifact: inputs, outputs, operators, weights, metadata. Raises InputError for a damaged file.
+
+    `child` reads it where the runtime need not: another than the usual one has the format's libraries loaded already.
+    """
     runtime = runtime_for(format_ or require_format(path))
     if runtime.describe is None:
         reply = worker.call(
@@ -85,7 +88,7 @@ def describe(path: Path, *, format_: str | None = None) -> ArtifactInfo:
             interpreter=interpreter_of(runtime),
         )
         return info_from_json({"format": runtime.format, **reply})
-    return info_from_json(worker.call(runtime.describe, {"path": str(path)}, child="runtimes", timeout_s=120))
+    return info_from_json(worker.call(runtime.describe, {"path": str(path)}, child=child, timeout_s=120))
 
 
 def info_from_json(value: dict[str, Any]) -> ArtifactInfo:
@@ -130,21 +133,39 @@ def sidecar_path(path: Path) -> Path:
 
 
 def read(path: Path) -> tuple[Artifact, ArtifactInfo]:
-    """An artifact with what its sidecar adds, if there is one and it is about these bytes."""
+    """An artifact with what its sidecar adds, if there is one. Raises InputError where that is about other bytes."""
     format_ = require_format(path)
-    info = describe(path, format_=format_)
     told = read_sidecar(path)
+    if told and told.get("sha256") != file_sha256(path):
+        message = (
+            f"{path}: is not the file that {sidecar_path(path).name} tells of (another SHA-256): it was changed or "
+            "damaged; export it again, or remove that .json"
+        )
+        raise InputError(message)
+    info = describe(path, format_=format_)
     bare = measure(path, format_=format_, scheme=told.get("scheme", ""), info=info, lineage=Lineage())
-    if told.get("sha256") == bare.sha256:
+    if told:
         return replace(
             bare,
             lineage=lineage_from_json(told["lineage"]),
             inputs=specs_from_json(told["inputs"]),
             outputs=specs_from_json(told["outputs"]),
             notes=tuple(told["notes"]),
-        ), info
+            names=told.get("names", {}),
+        ), _named(info, told.get("names", {}))
     labels = tuple(info.metadata.get("labels", ()))
     return replace(bare, scheme=guess_scheme(info), lineage=Lineage(labels=labels)), info
+
+
+def _named(info: ArtifactInfo, names: dict[str, str]) -> ArtifactInfo:
+    """Tensors under the names that the file itself no longer holds."""
+    ops = (
+        replace(
+            op, inputs=tuple(names.get(n, n) for n in op.inputs), outputs=tuple(names.get(n, n) for n in op.outputs)
+        )
+        for op in info.ops
+    )
+    return replace(info, ops=tuple(ops))
 
 
 def guess_scheme(info: ArtifactInfo) -> str:
@@ -167,10 +188,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def write_sidecar(out: Path, facts: Any) -> None:
-    """Write the JSON beside an output, whole."""
-    part = worker.pool().scratch("sidecar") / sidecar_path(out).name
-    part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    publish(part, sidecar_path(out))
+    """Write the JSON beside an output that is still `staged`."""
+    sidecar_path(out).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def lineage_from_json(value: dict[str, Any]) -> Lineage:
@@ -195,10 +214,20 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def check_output(out: Path, *, force: bool) -> None:
-    """Refuse an output early: it exists, its folder does not, or cannot be written. Raises InputError."""
+def check_output(out: Path, *, force: bool, inputs: Sequence[str | Path | None] = ()) -> None:
+    """Refuse an output early: it exists, is one of `inputs`, its folder is not there or cannot be written.
+
+    Raises InputError.
+    """
+    for given in inputs:
+        if given and out.exists() and Path(given).exists() and out.samefile(given):
+            message = f"{out}: is read as well, and would be lost; name another output"
+            raise InputError(message)
     if out.exists() and not force:
         message = f"{out}: exists; --force overwrites it"
+        raise InputError(message)
+    if out.is_dir():
+        message = f"{out}: is a folder, and is not overwritten; name another file, or remove it"
         raise InputError(message)
     if not out.parent.is_dir():
         message = f"{out}: no such folder: {out.parent}; make it first"
@@ -210,32 +239,38 @@ def check_output(out: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def staged(out: Path, *, force: bool) -> Iterator[Path]:
-    """A scratch path of the same name; moved to `out` whole when the block ends well, gone when it does not."""
+    """A scratch path of the same name. When the block ends well, it and its sidecar are moved to `out` whole."""
     check_output(out, force=force)
     part = worker.pool().scratch("out") / out.name
     yield part
-    publish(part, out)
+    sidecar = {sidecar_path(part): sidecar_path(out)} if sidecar_path(part).exists() else {}
+    publish({part: out, **sidecar})
 
 
-def publish(part: Path, out: Path) -> None:
-    """Move a file or folder into place: copied beside it first, since a rename must not cross file systems."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
+def publish(moves: Mapping[Path, Path]) -> None:
+    """Move files into place, all or none: copied beside it first, since a rename must not cross file systems."""
+    beside = {out: out.with_name(f".{out.name}.{os.getpid()}.part") for out in moves.values()}
     try:
-        if part.is_dir():
-            shutil.copytree(part, beside)
-            shutil.rmtree(out, ignore_errors=True)
-        else:
-            shutil.copyfile(part, beside)
-        beside.replace(out)
-    except OSError as e:
-        why = "the disk is full" if e.errno == errno.ENOSPC else e.strerror
-        message = f"{out}: cannot be written: {why}; nothing was changed"
-        raise InputError(message) from e
+        for part, out in moves.items():
+            with writing(out):
+                shutil.copyfile(part, beside[out])
+        for out, copied in beside.items():
+            with writing(out):
+                copied.replace(out)
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        else:
-            beside.unlink(missing_ok=True)
+        for copied in beside.values():
+            copied.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Where the file system refuses to write `out`, an InputError that says why."""
+    try:
+        yield
+    except OSError as e:
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        message = f"{out}: cannot be written: {'the disk is full' if full else e.strerror}; nothing was changed"
+        raise InputError(message) from e
 
 
 def run_exporter(
@@ -246,8 +281,8 @@ def run_exporter(
     source: str | None,
     calibration: str | None,
     options: dict[str, Any],
-) -> list[str]:
-    """Child side of an export: call the plugin; the notes it gives."""
+) -> dict[str, Any]:
+    """Child side of an export: call the plugin; the `notes` and `names` it gives."""
     exporter: Exporter = plugins.load("exporters", format_)
     shapes = {name: tuple(shape) for name, shape in options.pop("shapes").items()}
     given = ExportOptions(shapes=shapes, **_tuples(options))
@@ -259,4 +294,4 @@ def run_exporter(
         calibration=Path(calibration) if calibration else None,
         options=given,
     )
-    return list(result.notes)
+    return {"notes": result.notes, "names": result.names}

@@ -7,6 +7,7 @@ inputs and outputs, `draw` picks the calibration samples.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class Dataset:
     applied: tuple[Op, ...] = ()
     ops: tuple[Op, ...] = ()
     extras: dict[str, Path] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()  # arrays of another length, or that hold text
 
     def open(self, name: str) -> Array:
         """One array, memory-mapped."""
@@ -79,27 +81,44 @@ def load(source: str) -> Dataset:
 
 
 def _checked(dataset: Dataset) -> Dataset:
-    counts = {name: len(dataset.open(name)) for name in dataset.arrays | dataset.extras}
-    if not counts or not max(counts.values()):
+    """The dataset without what is no samples: keys other than x and y of another length, or that hold text."""
+    opened = {name: dataset.open(name) for name in dataset.arrays | dataset.extras}
+    count = _count(opened)
+    if not count:
         message = f"{dataset.source}: no samples"
         raise InputError(message)
-    if len(set(counts.values())) > 1:
+    used = {
+        name: path
+        for name, path in dataset.arrays.items()
+        if name in ("x", "y") or (len(opened[name]) == count and opened[name].dtype.kind in "biuf")
+    }
+    counts = {name: len(opened[name]) for name in (*used, *dataset.extras)}
+    if set(counts.values()) != {count}:
         listed = ", ".join(f"{name} {n}" for name, n in counts.items())
         message = f"{dataset.source}: arrays differ in their number of samples: {listed}"
         raise InputError(message)
-    for name in dataset.arrays:
-        _check_finite(dataset.open(name), f"{dataset.source}: {name}")
-    return dataset
+    for name in used:
+        _check_finite(used[name], f"{dataset.source}: {name}")
+    ignored = tuple(name for name in dataset.arrays if name not in used)
+    return replace(dataset, arrays=used, count=count, ignored=ignored)
 
 
-def _check_finite(array: Array, where: str) -> None:
+def _count(opened: Mapping[str, Array]) -> int:
+    """The number of samples: of x, or else what most arrays have."""
+    if "x" in opened:
+        return len(opened["x"])
+    return Counter(len(array) for array in opened.values()).most_common(1)[0][0] if opened else 0
+
+
+def _check_finite(path: Path, where: str) -> None:
+    array = np.load(path, mmap_mode="r")
     if array.dtype.kind not in "biuf":
         message = f"{where}: numbers are needed, got dtype {array.dtype}"
         raise InputError(message)
     if array.dtype.kind != "f":
         return
     for start, stop in slices(array):
-        bad = ~np.isfinite(array[start:stop])
+        bad = ~np.isfinite(read_slice(path, start, stop))
         if bad.any():
             sample = start + int(np.flatnonzero(bad.reshape(len(bad), -1).any(1))[0])
             message = f"{where}: sample {sample} holds NaN or infinity; remove or repair it"
@@ -112,6 +131,11 @@ def slices(array: Array) -> Iterator[tuple[int, int]]:
     step = max(1, SLICE_BYTES // row_bytes)
     for start in range(0, len(array), step):
         yield start, min(start + step, len(array))
+
+
+def read_slice(path: Path, start: int, stop: int) -> Array:
+    """Samples of a .npy in a mapping of their own: its pages count as memory until the whole mapping is let go."""
+    return np.load(path, mmap_mode="r")[start:stop]  # type: ignore[no-any-return]
 
 
 def write_slices(path: Path, rows: Iterable[Array]) -> Path:
@@ -146,8 +170,9 @@ def prepare(dataset: Dataset, ops: Sequence[Op], names: Sequence[str]) -> Datase
     folder = worker.pool().scratch("prepared")
     prepared = {}
     for name in names:
-        raw = dataset.open(name)
-        rows = (preprocessing.apply(tuple(ops), np.asarray(raw[a:b])) for a, b in slices(raw))
+        raw = dataset.arrays[name]
+        parts = (np.asarray(read_slice(raw, a, b)) for a, b in slices(dataset.open(name)))
+        rows = (preprocessing.apply(tuple(ops), part) for part in parts)
         prepared[name] = write_slices(folder / f"{name}.npy", rows)
     times = {preprocessing.samples_per_input(tuple(ops), dataset.open(name).shape[1:]) for name in names}
     factor = times.pop() if len(times) == 1 else 1
@@ -172,7 +197,9 @@ def bind(dataset: Dataset, inputs: Sequence[TensorSpec], outputs: Sequence[Tenso
     missing = [name for name, array in found.items() if array is None]
     if missing:
         wanted = " or ".join(filter(None, [", ".join(missing), "x" if len(inputs) == 1 else ""]))
-        message = f"{dataset.source}: no array for the model's input {wanted}; it has {', '.join(dataset.arrays)}"
+        beside = f" (not samples: {', '.join(dataset.ignored)})" if dataset.ignored else ""
+        has = ", ".join(dataset.arrays) + beside
+        message = f"{dataset.source}: no array for the model's input {wanted}; it has {has}"
         raise InputError(message)
     targets = {spec.name: _array_name(dataset, spec.name, "y", len(outputs)) for spec in outputs}
     bound = Bound(
@@ -237,15 +264,20 @@ def subset(arrays: Mapping[str, Path], ids: Array, folder: Path) -> Path:
 
 def sample_hashes(paths: Sequence[Path], ids: Array | None = None) -> list[str]:
     """One short hash a sample over all its inputs: equal hashes are equal samples, in whatever file they are."""
-    mapped = [np.load(path, mmap_mode="r") for path in paths]
-    rows = range(len(mapped[0])) if ids is None else ids
-    hashes = []
-    for i in rows:
-        digest = hashlib.blake2b(digest_size=8)
-        for array in mapped:
-            digest.update(np.ascontiguousarray(array[i]).data)
-        hashes.append(digest.hexdigest())
-    return hashes
+    if ids is not None:
+        return [_hash(each) for each in zip(*(np.load(path, mmap_mode="r")[ids] for path in paths), strict=True)]
+    return [
+        _hash(each)
+        for start, stop in slices(np.load(paths[0], mmap_mode="r"))
+        for each in zip(*(read_slice(path, start, stop) for path in paths), strict=True)
+    ]
+
+
+def _hash(sample: Iterable[Array]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for array in sample:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def file_sha256(*paths: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgedl import pipeline, runs, worker
+from edgedl import artifacts, pipeline, runs, worker
 from edgedl.errors import InputError
 from edgedl.types import Report
 
@@ -74,15 +74,26 @@ def write_digits(folder: str) -> dict[str, int]:
     return {name: len(rows) for name, rows in parts.items()}
 
 
+def _check_folder(folder: Path, file: Path) -> None:
+    """Raises InputError where the folder holds something else than a demo."""
+    first = PIPELINE.splitlines()[0]
+    ours = file.is_file() and file.read_text(encoding="utf-8", errors="replace").startswith(first)
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
+        message = f"{folder}: is not empty and holds no demo; name another folder with -o"
+        raise InputError(message)
+
+
 def run(folder: Path, *, said: Any, epochs: int = 20) -> tuple[dict[str, Any], list[Report]]:
     """Write data and pipeline file into `folder`, do it, and verify the package. What `edgedl demo --json` prints."""
-    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "pipeline.toml"
+    _check_folder(folder, file)
+    with artifacts.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(PIPELINE.format(epochs=epochs), encoding="utf-8")
+        for name in ("train", "test"):
+            (folder / f"{name}.toml").write_text(DATA.format(name=name), encoding="utf-8")
     counts = worker.call("edgedl.demo:write_digits", {"folder": str(folder)}, child="data")
     said(f"data: {counts['train']} images to train on, {counts['test']} to judge on")
-    for name in ("train", "test"):
-        (folder / f"{name}.toml").write_text(DATA.format(name=name), encoding="utf-8")
-    file = folder / "pipeline.toml"
-    file.write_text(PIPELINE.format(epochs=epochs), encoding="utf-8")
     found, reports = runs.run(str(file), out=str(folder), said=said)
     package = next((folder / "package").glob("*.zip"))
     verified = pipeline.verify(package)

@@ -14,7 +14,7 @@ from edgedl.data import Dataset
 from edgedl.errors import InputError, UnsupportedError
 from edgedl.model_file import CHILD, ModelFile
 from edgedl.preprocessing.op import Op
-from edgedl.types import Artifact, Exporter, ExportOptions, Lineage, Scheme, TensorSpec, to_json
+from edgedl.types import Artifact, ArtifactInfo, Exporter, ExportOptions, Lineage, Scheme, TensorSpec, to_json
 
 FRAMEWORKS = ("tensorflow", "keras", "ai-edge-litert", "onnx", "onnxruntime", "tf2onnx", "numpy")
 
@@ -121,8 +121,8 @@ def make(
         format_, own = exporter.source
         first = plugins.load("exporters", format_)
         origin = worker.pool().scratch("source") / f"source{first.suffixes[0]}"
-        notes += _run(model, first, origin, Scheme(own or scheme), None, calibration, options)
-    notes += _run(model, exporter, out, scheme, origin, calibration, options)
+        notes += _run(model, first, origin, Scheme(own or scheme), None, calibration, options)["notes"]
+    result = _run(model, exporter, out, scheme, origin, calibration, options)
     lineage = Lineage(
         model_sha256=model.sha256,
         data_sha256=calibration.data_sha256,
@@ -135,28 +135,42 @@ def make(
         seed=options.seed,
         versions=artifacts.versions(*FRAMEWORKS),
     )
-    info = artifacts.describe(out, format_=exporter.format)
+    info, said = _read_back(model, exporter, out, origin)
     made = artifacts.measure(out, format_=exporter.format, scheme=scheme, info=info, lineage=lineage)
-    return replace(made, notes=tuple(notes))
+    return replace(made, notes=(*notes, *result["notes"], *said), names=result["names"])
 
 
-def float_parent(model: ModelFile, format_: str, shapes: dict[str, tuple[int, ...]]) -> Artifact:
-    """The model in the same format without quantization, kept in the cache: what a compressed one must beat.
+def _read_back(
+    model: ModelFile, exporter: Exporter, out: Path, origin: Path | None
+) -> tuple[ArtifactInfo, tuple[str, ...]]:
+    """What is in the file; of a format that nothing here runs, what is in the file or model it was made from."""
+    if artifacts.runtimes(exporter.format):
+        return artifacts.describe(out, format_=exporter.format, child=CHILD), ()  # its libraries are loaded there
+    said = f"no runtime for {exporter.format!r} is installed: the file was not read back, and cannot be validated here"
+    if origin and exporter.source:
+        return replace(artifacts.describe(origin, format_=exporter.source[0]), format=exporter.format), (said,)
+    return ArtifactInfo(format=exporter.format, inputs=model.inputs, outputs=model.outputs), (said,)
+
+
+def kept_export(
+    model: ModelFile, format_: str, scheme: Scheme = Scheme.FP32, shapes: dict[str, tuple[int, ...]] | None = None
+) -> Artifact:
+    """The model in a format, without calibration, kept in the cache: the float parent, or the scheme it carries.
 
     Raises UnsupportedError where the exporter cannot do it.
     """
     exporter: Exporter = plugins.load("exporters", format_)
-    name = f"float{exporter.suffixes[0]}"
-    key = f"{format_} {sorted(shapes.items())} {artifacts.versions(*FRAMEWORKS)}"
+    name = f"kept{exporter.suffixes[0]}"
+    key = f"{format_} {scheme} {sorted((shapes or {}).items())} {artifacts.versions(*FRAMEWORKS)}"
     place = model.kept(key, name)
     if place is None:
-        options = ExportOptions(shapes=shapes, trust=model.trust, custom_objects=model.custom_objects)
-        out = worker.pool().scratch("float") / name
-        make(model, exporter, out, scheme=Scheme.FP32, calibration=Calibration(), options=options)
+        options = ExportOptions(shapes=shapes or {}, trust=model.trust, custom_objects=model.custom_objects)
+        out = worker.pool().scratch("kept") / name
+        make(model, exporter, out, scheme=scheme, calibration=Calibration(), options=options)
         place = model.keep(key, out)
     info = artifacts.describe(place, format_=format_)
-    lineage = Lineage(model_sha256=model.sha256, scheme=Scheme.FP32)
-    return artifacts.measure(place, format_=format_, scheme=Scheme.FP32, info=info, lineage=lineage)
+    lineage = Lineage(model_sha256=model.sha256, scheme=scheme)
+    return artifacts.measure(place, format_=format_, scheme=scheme, info=info, lineage=lineage)
 
 
 def _run(
@@ -167,7 +181,7 @@ def _run(
     origin: Path | None,
     calibration: Calibration,
     options: ExportOptions,
-) -> list[str]:
+) -> dict[str, Any]:
     arguments = {
         "format_": exporter.format,
         "model": str(model.path),
@@ -177,5 +191,5 @@ def _run(
         "calibration": str(calibration.folder) if calibration.folder else None,
         "options": to_json(options),
     }
-    notes: list[str] = worker.call("edgedl.artifacts:run_exporter", arguments, child=CHILD)
-    return notes
+    result: dict[str, Any] = worker.call("edgedl.artifacts:run_exporter", arguments, child=CHILD)
+    return result

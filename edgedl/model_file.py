@@ -20,7 +20,7 @@ from edgedl.errors import InputError
 from edgedl.types import TensorSpec
 
 CACHE_BYTES = 2_000_000_000
-CHILD = "tensorflow"
+CHILD = worker.TENSORFLOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +46,26 @@ class ModelFile:
     def predict(self, inputs: Mapping[str, Path], *, key: str) -> dict[str, Path]:
         """Outputs by name, (samples, ...) float32 .npy. `key` identifies data and preprocessing in the cache."""
         names = [s.name for s in self.outputs]
-        place = _place(self.sha256, key, artifacts.versions("keras", "tensorflow"))
-        if _cacheable(self.custom_objects) and place.is_dir():
-            place.touch()
-            return {name: place / f"{i}.npy" for i, name in enumerate(names)}
+        kept = place(self.sha256, key, artifacts.versions("keras", "tensorflow"))
+        if _cacheable(self.custom_objects) and kept.is_dir():
+            kept.touch()
+            return {name: kept / f"{i}.npy" for i, name in enumerate(names)}
         arguments = _arguments(self.path, self.trust, self.custom_objects)
         arguments |= {"inputs": {n: str(p) for n, p in inputs.items()}, "out": str(worker.pool().scratch("reference"))}
         made = worker.call("edgedl.models:predict", arguments, child=CHILD)
         if _cacheable(self.custom_objects):
-            _keep({f"{i}.npy": Path(made[name]) for i, name in enumerate(names)}, place)
+            _keep({f"{i}.npy": Path(made[name]) for i, name in enumerate(names)}, kept)
         return {name: Path(made[name]) for name in names}
 
     def kept(self, key: str, name: str) -> Path | None:
         """A file made of this model that the cache has under `key`, or None."""
-        file = _place(self.sha256, key) / name
+        file = place(self.sha256, key) / name
         return file if _cacheable(self.custom_objects) and file.exists() else None
 
     def keep(self, key: str, file: Path) -> Path:
         """Put a file made of this model into the cache under `key`; where it now lies."""
         if _cacheable(self.custom_objects):
-            _keep({file.name: file}, _place(self.sha256, key))
+            _keep({file.name: file}, place(self.sha256, key))
         return self.kept(key, file.name) or file
 
 
@@ -79,26 +79,26 @@ def open_model(path: str, *, trust: bool = False, custom_objects: str | None = N
         message = f"{path}: no such file"
         raise InputError(message)
     sha256 = data.path_sha256(file)
-    place = _facts_place(sha256, trust)
-    if not loaded and _cacheable(custom_objects) and place.is_dir():
-        facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+    kept = _facts_folder(sha256, trust)
+    if not loaded and _cacheable(custom_objects) and kept.is_dir():
+        facts = json.loads((kept / "facts.json").read_text(encoding="utf-8"))
     else:
         facts = worker.call("edgedl.models:describe", _arguments(file, trust, custom_objects), child=CHILD)
         if _cacheable(custom_objects):
             written = worker.pool().scratch("facts") / "facts.json"
             written.write_text(json.dumps(facts), encoding="utf-8")
-            _keep({"facts.json": written}, place)
+            _keep({"facts.json": written}, kept)
     return ModelFile(path=file, sha256=sha256, facts=facts, trust=trust, custom_objects=custom_objects)
 
 
 def is_known(path: str, *, trust: bool) -> bool:
     """Whether the cache can tell a model's inputs and outputs without TensorFlow."""
     file = Path(path)
-    return file.exists() and _facts_place(data.path_sha256(file), trust).is_dir()
+    return file.exists() and _facts_folder(data.path_sha256(file), trust).is_dir()
 
 
-def _facts_place(sha256: str, trust: bool) -> Path:
-    return _place(sha256, f"trust={trust}", artifacts.versions("keras", "tensorflow"))
+def _facts_folder(sha256: str, trust: bool) -> Path:
+    return place(sha256, f"trust={trust}", artifacts.versions("keras", "tensorflow"))
 
 
 def _arguments(path: Path, trust: bool, custom_objects: str | None) -> dict[str, Any]:
@@ -114,27 +114,29 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgedl"
 
 
-def _place(*identity: Any) -> Path:
+def place(*identity: Any) -> Path:
+    """The cache folder of what these values identify, which may not exist yet."""
     return cache_folder() / "reference" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
-def _keep(files: Mapping[str, Path], place: Path) -> None:
+def _keep(files: Mapping[str, Path], folder: Path) -> None:
     """Copy files into the cache, whole or not at all; the oldest make room. A cache that cannot be written is none."""
-    part = place.with_name(f"{place.name}.{os.getpid()}")
+    part = folder.with_name(f"{folder.name}.{os.getpid()}")
     try:
         part.mkdir(parents=True)
         for name, file in files.items():
             shutil.copyfile(file, part / name)
-        part.replace(place)
-        _make_room(place.parent)
+        part.replace(folder)
+        make_room()
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _make_room(folder: Path) -> None:
-    entries = sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+def make_room() -> None:
+    """Remove what was not used for longest, until the cache is within its size."""
+    entries = sorted((cache_folder() / "reference").iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
     total = 0
     for entry in entries:
-        total += sum(f.stat().st_size for f in entry.iterdir())
+        total += sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
         if total > CACHE_BYTES:
             shutil.rmtree(entry, ignore_errors=True)

@@ -6,7 +6,7 @@ errors are those of `edgedl.errors`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from edgedl import (
     preprocessing,
     readers,
     reporting,
+    stepwise,
     targets,
     training,
     worker,
@@ -82,6 +83,50 @@ def inspect(
     return found
 
 
+def compress(
+    model: Any,
+    recipe: Any,
+    data: Any = None,
+    *,
+    out: StrPath | None = None,
+    evaluation: StrPath | None = None,
+    overrides: Sequence[str] = (),
+    target: str | None = None,
+    seed: int = 0,
+    force: bool = False,
+    trust: bool = False,
+    custom_objects: str | None = None,
+    said: Callable[[str], None] = lambda _: None,
+) -> Any:
+    """Compress a model by a recipe. From file to file: the table's rows as facts. A keras.Model gives a new one.
+
+    In a notebook `model` is the user's own model, `data` x or (x, y) arrays, by name where there are several.
+    """
+    if not isinstance(model, (str, Path)):
+        from edgedl.compression import notebook
+
+        return notebook.compress(model, recipe, data, overrides=overrides, seed=seed, said=said)
+    if out is None:
+        message = "compress: name the model to write with out="
+        raise InputError(message)
+    artifacts.check_output(Path(out), force=force, inputs=(model, data, evaluation))
+    return stepwise.compress(
+        stepwise.Request(
+            model=str(model),
+            recipe=str(recipe),
+            overrides=tuple(overrides),
+            data=str(data) if data else None,
+            evaluation=str(evaluation) if evaluation else None,
+            target=targets.load(target) if target else None,
+            seed=seed,
+            trust=trust,
+            custom_objects=custom_objects,
+        ),
+        Path(out),
+        said,
+    )
+
+
 def export(
     model: StrPath,
     out: StrPath,
@@ -95,6 +140,7 @@ def export(
     shapes: Sequence[str] = (),
     opset: int | None = None,
     embed_preprocessing: bool = False,
+    slim: bool = True,
     labels: StrPath | None = None,
     seed: int = 0,
     force: bool = False,
@@ -111,7 +157,7 @@ def export(
     if chosen.is_static and calibration_data is None:
         message = f"scheme {chosen.value} is calibrated: name data with --calibration-data"
         raise InputError(message)
-    artifacts.check_output(path, force=force)
+    artifacts.check_output(path, force=force, inputs=(model, calibration_data, labels))
     loading = {"path": str(model), "trust": trust, "custom_objects": custom_objects}
     if Path(model).exists():
         worker.ahead("edgedl.models:describe", loading, child=model_file.CHILD)  # while the data is read
@@ -129,14 +175,14 @@ def export(
         preprocessing=tuple(preprocessing.to_json(calibration.left)),
         labels=calibration.labels,
         opset=opset,
+        slim=slim,
         trust=trust,
         custom_objects=custom_objects,
     )
     with artifacts.staged(path, force=force) as part:
         made = exporting.make(source, exporter, part, scheme=chosen, calibration=calibration, options=options)
-    artifact = replace(made, path=path)
-    artifacts.write_sidecar(path, to_json(replace(made, path=Path(path.name))))
-    return artifact
+        artifacts.write_sidecar(part, to_json(replace(made, path=Path(path.name))))
+    return replace(made, path=path)
 
 
 def validate(

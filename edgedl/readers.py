@@ -231,6 +231,19 @@ def read_toml(path: Path) -> Dataset:
     return replace(found, source=str(path), labels=labels or found.labels, ops=ops)
 
 
+def files_of(source: str) -> list[Path]:
+    """The files that data of this name is read from: a change of one of them is a change of the data."""
+    path = Path(source)
+    if not path.exists():
+        return user_code.files_of(source)
+    if path.suffix != ".toml":
+        return [path]
+    table = toml.build(DataFile, toml.parse(path), source)
+    inner = path.parent / table.data
+    labels = [path.parent / table.labels] if isinstance(table.labels, str) and table.labels else []
+    return [path, *([inner] if inner.exists() else user_code.files_of(table.data)), *labels]
+
+
 def _labels(path: Path, labels: tuple[str, ...] | str) -> tuple[str, ...]:
     if isinstance(labels, str):
         return read_labels(path.parent / labels) if labels else ()

@@ -1,8 +1,9 @@
 """TOML into frozen dataclasses, strictly: an error names file, table and key, what was found and what is allowed.
 
-The dataclass is the schema: its fields are the keys, a field without a default is required, and the annotation says
-what a value may be: str, int, float, bool, Any, Literal, `T | None`, `tuple[T, ...]`, `dict[K, T]`, another dataclass,
-each also as `Annotated[T, Within("[0, 1)")]`. A ValueError from `__post_init__` is reported as one more problem.
+The dataclass is the schema: its fields are the keys (a `field(metadata={"key": ...})` has another), a field without a
+default is required, and the annotation says what a value may be: str, int, float, bool, Any, Literal, `T | None`,
+`tuple[T, ...]`, `dict[K, T]`, another dataclass, each also as `Annotated[T, Within("[0, 1)")]`. A ValueError from
+`__post_init__` is reported as one more problem.
 """
 
 from __future__ import annotations
@@ -72,16 +73,16 @@ def _table(kind: Any, table: Any, where: str, found: list[str]) -> Any:
     """An instance of `kind`; None where the table has problems, which go to `found`."""
     before = len(found)
     hints = get_type_hints(kind, include_extras=True)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    fields = {f.metadata.get("key", f.name): f for f in dataclasses.fields(kind)}
     unknown = [key for key in table if key not in fields]
     allowed = ", ".join(fields)
     found.extend(f"{where}: unknown key {k!r}{did_you_mean(k, fields)}; allowed: {allowed}" for k in unknown)
     values = {}
-    for name, field in fields.items():
-        if name in table:
-            values[name] = _value(hints[name], table[name], name, where, found)
+    for key, field in fields.items():
+        if key in table:
+            values[field.name] = _value(hints[field.name], table[key], key, where, found)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            found.append(f"{where}: {name} is missing; it must be {_expected(hints[name])}")
+            found.append(f"{where}: {key} is missing; it must be {_expected(hints[field.name])}")
     if len(found) > before:
         return None
     try:

@@ -123,6 +123,7 @@ class Artifact:
     outputs: tuple[TensorSpec, ...]
     lineage: Lineage
     notes: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)  # of tensors that the file holds without one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,16 +204,21 @@ class ExportOptions:
     labels: tuple[str, ...] = ()
     opset: int | None = None
     layout: str | None = None
+    slim: bool = True  # leave out what no runtime reads; outputs stay the same
     trust: bool = False
     custom_objects: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """The written file, and what the user should hear about it."""
+    """The written file, and what the user should hear about it.
+
+    `names` are those that the file no longer holds, by what the runtime's `describe` calls the tensor instead.
+    """
 
     path: Path
     notes: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,12 @@ def module(name: str, where: str) -> ModuleType:
         sys.path.remove(here)
 
 
+def files_of(name: str) -> list[Path]:
+    """The file of `module` or `module:function` in the working directory, or none."""
+    folder = Path.cwd().joinpath(*name.partition(":")[0].split("."))
+    return [f for f in (folder.with_name(f"{folder.name}.py"), folder / "__init__.py") if f.is_file()]
+
+
 def function(name: str, where: str | None = None) -> Callable[..., Any]:
     """What `module:function` names. Raises InputError with the functions that the module has."""
     where = where or name

@@ -19,13 +19,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgedl import agent, errors
 from edgedl.errors import EdgedlError, WorkerError
 
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
+TENSORFLOW = "tensorflow"  # the child that holds it
 POLL_S = 0.05
 DEFAULT_TIMEOUT_S = 900.0  # without a sign of progress
 ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -135,15 +138,21 @@ class Child:
         self.process.wait()
         self._close_pipes()
 
-    def close(self) -> None:
-        """Let the process end by itself, or end it."""
-        if self.process.stdin and not self.process.stdin.closed:
+    def dismiss(self) -> None:
+        """Let the process end by itself, which `close` waits for; end it where a call is still under way."""
+        if self._busy.locked():
+            self.kill()
+        elif self.process.stdin:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
-            try:
-                self.process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self.kill()
+
+    def close(self) -> None:
+        """Let the process end by itself, or end it."""
+        self.dismiss()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
         self._close_pipes()
 
     def _close_pipes(self) -> None:
@@ -161,13 +170,15 @@ class Pool:
         self.folder = Path(tempfile.mkdtemp(prefix=f"edgedl-{os.getpid()}-"))
         self._children: dict[tuple[str, str], Child] = {}
         self._started = 0
+        self._starting = threading.Lock()
 
     def child(self, name: str, interpreter: str | None = None) -> Child:
         """The child of that name, started if none is alive."""
         key = (name, interpreter or sys.executable)
-        if key not in self._children or not self._children[key].alive:
-            self._children[key] = self.start(*key)
-        return self._children[key]
+        with self._starting:
+            if key not in self._children or not self._children[key].alive:
+                self._children[key] = self.start(*key)
+            return self._children[key]
 
     def start(self, name: str, interpreter: str | None = None) -> Child:
         """A new child, which the caller closes."""
@@ -186,6 +197,8 @@ class Pool:
 
     def close(self) -> None:
         """End every child and remove the folder."""
+        for child in self._children.values():
+            child.dismiss()
         for child in self._children.values():
             child.close()
         self._children.clear()
@@ -233,15 +246,29 @@ def call(
     return worker.call(what, kwargs, timeout_s=timeout_s, memory_bytes=memory_bytes, on_progress=on_progress)
 
 
+def begin(function: Callable[[], T]) -> Future[T]:
+    """Start a function that calls a child, while this process does something else; `result()` waits and raises."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as e:
+            future.set_exception(e)
+
+    threading.Thread(target=work, daemon=True).start()  # no executor: its threads are waited for after a Ctrl-C
+    return future
+
+
 def ahead(what: str, kwargs: dict[str, Any], *, child: str) -> None:
     """Start a call whose result nobody waits for, such as a slow import; the next call of that child waits its turn."""
     process = pool().child(child)
+    begin(lambda: process.call(what, kwargs))
 
-    def quietly() -> None:
-        with contextlib.suppress(EdgedlError):
-            process.call(what, kwargs)
 
-    threading.Thread(target=quietly, daemon=True).start()
+def warm() -> None:
+    """Let the TensorFlow child import its frameworks ahead."""
+    ahead("edgedl.models:warm", {}, child=TENSORFLOW)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,13 @@ def test_load_npz_maps_arrays_and_ignores_scalars(small):
     assert isinstance(found.open("x"), np.memmap)
 
 
+def test_load_ignores_keys_that_are_no_samples(tmp_path):
+    found = data.load(npz(tmp_path / "a.npz", x=np.zeros((4, 2)), y=np.zeros(4), names=np.array(["a", "b"]), k=[1, 2]))
+    assert (set(found.arrays), found.count, set(found.ignored)) == ({"x", "y"}, 4, {"names", "k"})
+    with pytest.raises(InputError, match=r"no array for the model's input k; it has x, y \(not samples: k, names\)"):
+        data.bind(found, [TensorSpec(name=n, dtype="float32", shape=(None, 2)) for n in ("x", "k")], [])
+
+
 def test_load_keeps_slice_and_group_apart(tmp_path):
     found = data.load(npz(tmp_path / "a.npz", x=np.zeros((2, 3)), y=[0, 1], group=["a", "b"], slice=["day", "night"]))
     assert set(found.arrays) == {"x", "y"}

@@ -7,14 +7,14 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", ""},
     {"types", "plugins", "agent", "toml", "user_code"},
-    {"worker", "targets", "data", "readers", "preprocessing"},
-    {"models", "model_file", "artifacts", "fitting"},
-    {"training", "exporting", "inspection", "doctor"},
+    {"worker", "targets", "recipes", "data", "readers", "preprocessing"},
+    {"models", "graph", "model_file", "artifacts", "fitting"},
+    {"compression", "training", "exporting", "inspection", "doctor"},
     {"validation"},
     {"reporting"},
     {"packaging"},
     {"pipeline"},
-    {"runs", "demo"},
+    {"pipeline_file", "runs", "demo"},
     {"cli"},
 ]  # fmt: skip
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

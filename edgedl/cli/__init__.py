@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,11 +10,12 @@ from importlib import import_module
 import click
 
 from edgedl import __version__
-from edgedl.errors import EdgedlError
+from edgedl.errors import EdgedlError, WorkerError
 
 COMMANDS = (
     "train",
     "inspect",
+    "compress",
     "export",
     "validate",
     "benchmark",
@@ -29,6 +29,8 @@ COMMANDS = (
     "demo",
 )
 INTERRUPTED = 130
+NO_SPACE = r"\[Errno 28\]|; No space left on device|\d+ requested and \d+ written"  # the system, TensorFlow, numpy
+LITTLE_BYTES = 1_000_000  # with less than that in the temporary folder, a child's death needs no other reason
 
 
 class Commands(click.Group):
@@ -65,7 +67,8 @@ def invoke(arguments: Sequence[str]) -> int:
         with progress_bar():
             code = edgedl.main(list(arguments), prog_name="edgedl", standalone_mode=False)
     except EdgedlError as e:
-        return _fail(str(e), e.exit_code)
+        full = _full_disk(e)
+        return _fail(full, 2) if full else _fail(str(e), e.exit_code)
     except click.UsageError as e:
         hint = f" Try: {e.ctx.command_path} --help" if e.ctx else ""
         return _fail(f"{e.format_message()}{hint}", 2)
@@ -79,12 +82,27 @@ def invoke(arguments: Sequence[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  the reader is gone, and says so itself
         return 0
     except Exception as e:
-        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
-            return _fail(f"the disk is full: {e.filename or 'the temporary folder'}; free some space or set TMPDIR", 2)
+        if full := _full_disk(e):
+            return _fail(full, 2)
         if os.environ.get("EDGEDL_DEBUG"):
             raise
         return _fail(f"edgedl failed: {type(e).__name__}: {e} (EDGEDL_DEBUG=1 shows where)", 1)
     return code if isinstance(code, int) else 0
+
+
+def _full_disk(error: Exception) -> str | None:
+    """What to say where an error comes of a full disk, in this process or a child, however a framework words it."""
+    import re
+    import shutil
+    import tempfile
+
+    folder, said = tempfile.gettempdir(), str(error)
+    lost = isinstance(error, WorkerError) and shutil.disk_usage(folder).free < LITTLE_BYTES
+    if not lost and not re.search(NO_SPACE, said):
+        return None
+    where = getattr(error, "filename", None) or folder
+    why = f" ({said})" if lost else ""
+    return f"the disk is full: {where}; free some space, or set TMPDIR to a folder with more{why}"
 
 
 def _fail(message: str, code: int) -> int:

@@ -21,6 +21,6 @@ def command(as_json: bool, **given: object) -> None:
     from edgedl.cli.tables import benchmark
 
     found = pipeline.benchmark(**given)  # type: ignore[arg-type]
-    options.show(benchmark(found))
+    options.show(*benchmark(found))
     options.notes(found["notes"])
     options.answer(found, as_json, f"{found['results'][0]['latency_ms']:.4g} ms")

@@ -20,6 +20,7 @@ from edgedl.cli import options
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1,H,W,C", help="Fix an input's shape, batch included.")
 @click.option("--opset", type=int, help="ONNX opset.")
 @click.option("--embed-preprocessing", is_flag=True, help="Fold cast, scale and normalize into the model.")
+@click.option("--slim/--no-slim", default=True, help="Leave out what no runtime reads. [default: slim]")
 @click.option("--labels", metavar="FILE", help="Class names, one a line; default: those of the data.")
 @options.out("The artifact to write; OUT.edgedl.json goes beside it.")
 @options.model_loading
@@ -28,6 +29,9 @@ from edgedl.cli import options
 @options.as_json
 def command(out: str, as_json: bool, **given: object) -> None:
     """Export MODEL to a format, quantized by a scheme."""
+    from edgedl import worker
+
+    worker.warm()  # TensorFlow loads while the rest does
     from edgedl import pipeline
     from edgedl.reporting import text
 

@@ -14,7 +14,7 @@ from edgedl.cli import options
 @options.model_loading
 @options.as_json
 def command(file: str, as_json: bool, **given: object) -> None:
-    """Show what is in FILE: a model, an artifact, or a package."""
+    """Show what is in FILE: a model or an artifact."""
     from edgedl import pipeline
     from edgedl.cli.tables import inspection
 

@@ -35,8 +35,8 @@ def say(text: str) -> None:
 
 
 def notes(lines: Any) -> None:
-    """What the user should hear, a line each, on stderr."""
-    for line in lines:
+    """What the user should hear, a line each, on stderr; once, however often it is said."""
+    for line in dict.fromkeys(lines):
         say(f"note: {line}")
 
 
@@ -56,6 +56,18 @@ def answer(value: Any, as_json: bool, plain: str) -> None:
     from edgedl.types import to_json
 
     click.echo(json.dumps(to_json(value), indent=2, allow_nan=False) if as_json else plain)
+
+
+def check_free(force: bool, *files: str | None) -> None:
+    """Refuse outputs that exist, before anything runs. Raises InputError."""
+    from pathlib import Path
+
+    from edgedl.errors import InputError
+
+    for file in files:
+        if file and Path(file).exists() and not force:
+            message = f"{file}: exists; --force overwrites it"
+            raise InputError(message)
 
 
 def write_junit(path: str | None, reports: Any, on_inconclusive: str, force: bool) -> None:

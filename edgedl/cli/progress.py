@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,23 +13,34 @@ DELAY_S = 2.0
 
 
 class _Bar:
+    """A row for each stage that is under way; children that work side by side have one each."""
+
     def __init__(self) -> None:
         self.begun = time.monotonic()
         self.live: Any = None
-        self.task: Any = None
+        self.rows: dict[str, Any] = {}
+        self.lock = threading.Lock()
 
     def update(self, stage: str, done: int, total: int) -> None:
-        if self.live is None:
-            if time.monotonic() - self.begun < DELAY_S:
-                return
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        if time.monotonic() - self.begun < DELAY_S:
+            return
+        with self.lock:
+            if self.live is None:
+                self._start()
+            if stage not in self.rows and done < total:
+                self.rows[stage] = self.live.add_task(stage, total=total)
+            if stage in self.rows:
+                self.live.update(self.rows[stage], completed=done, total=total)
+            if stage in self.rows and done >= total:
+                self.live.remove_task(self.rows.pop(stage))
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-            self.live = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.live.start()
-            self.task = self.live.add_task(stage)
-        self.live.update(self.task, description=stage, completed=done, total=total)
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        self.live = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.live.start()
 
     def stop(self) -> None:
         if self.live is not None:

@@ -15,9 +15,17 @@ from edgedl.cli import options
 @options.as_json
 def command(pipeline_file: str, out: str | None, junit: str | None, force: bool, as_json: bool) -> int:
     """Do the steps of a pipeline file; go on after a kill, skip what is done."""
+    from pathlib import Path
+
+    from edgedl import worker
+
+    folder = Path(out) if out else Path(pipeline_file).with_suffix("")
+    if not any(folder.glob("*/done.json")):  # one that goes on may need no TensorFlow
+        worker.warm()  # which loads while the rest does
     from edgedl import runs
     from edgedl.reporting import text
 
+    options.check_free(force, junit)
     found, reports = runs.run(pipeline_file, out=out, said=options.say)
     options.write_junit(junit, reports, "fail", force)
     options.show(*(table for report in reports for table in text.tables(report)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.tree import Tree
 
-from edgedl.reporting.text import number
+from edgedl.reporting.text import interval, number
 from edgedl.types import to_json
 
 
@@ -80,23 +81,37 @@ def _difference(diff: dict[str, Any]) -> Table:
     return table
 
 
-def benchmark(found: dict[str, Any]) -> Table:
-    """A row an artifact; ratios to the first."""
-    table = Table("artifact", "runtime", "latency", "p90", "ratio", "first", "load", "peak memory", "size")
+def benchmark(found: dict[str, Any]) -> list[Table]:
+    """Times, with ratios to the first artifact; then what each needs besides time."""
+    threads = ", ".join(sorted({str(row["threads"]) for row in found["results"]}))
+    times = _figures("runtime", "latency", "p90", "ratio", title=f"threads: {threads}")
+    needs = _figures("load", "first inference", "peak memory", "size")
     ratios = {c["artifact"]: c["latency_ratio"] for c in found["comparison"]}
     for row in found["results"]:
         low, high = row["spread_ms"]
-        table.add_row(
+        times.add_row(
             row["artifact"],
-            f"{row['runtime']}, {row['threads']} thread",
-            f"{number(row['latency_ms'], 'ms')} ({number(low, 'ms')} to {number(high, 'ms')})",
+            row["runtime"],
+            interval(row["latency_ms"], low, high, "ms"),
             number(row["latency_p90_ms"], "ms"),
             f"{ratios.get(row['artifact'], 1.0):.2f}x",
-            number(row["first_inference_ms"], "ms"),
+        )
+        needs.add_row(
+            row["artifact"],
             number(row["load_ms"], "ms"),
+            number(row["first_inference_ms"], "ms"),
             number(row["peak_rss_bytes"], "bytes"),
             number(row["size_bytes"], "bytes"),
         )
+    return [times, needs]
+
+
+def _figures(*headings: str, title: str | None = None) -> Table:
+    """A row an artifact; its path may fold, the figures may not."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("artifact", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "runtime" else "right")
     return table
 
 
@@ -119,7 +134,7 @@ def tree(noun: Any) -> Tree:
 
 def _grow(branch: Tree, facts: dict[str, Any]) -> None:
     for key, value in facts.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             _grow(branch.add(key), value)
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for item in value:
@@ -127,3 +142,36 @@ def _grow(branch: Tree, facts: dict[str, Any]) -> None:
         elif value not in (None, "", [], {}):
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             branch.add(f"{key}: {shown}")
+
+
+def compression(rows: list[Any]) -> list[Any]:
+    """A row a step: what the model is after it, beside the original; then what each step gained, a line each."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("step", no_wrap=True)
+    for heading in ("params", "zeros", "MACs", "score", "lost", "file", "download", "latency", "time"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    for row in rows:
+        is_judged = row.drop is not None and row is not rows[0]
+        table.add_row(
+            row.step,
+            _short(row.parameters),
+            f"{row.zeros:.0%}",
+            _short(row.macs),
+            number(row.score, "fraction") if row.score is not None else "",
+            interval(row.drop, row.low, row.high, "fraction_difference") if is_judged else "",
+            number(row.size_bytes, "bytes"),
+            number(row.compressed_bytes, "bytes"),
+            number(row.latency_ms, "ms"),
+            f"{row.seconds:.0f} s",
+        )
+    return [table, *(f"{row.step} gained: {row.gains}" for row in rows[1:])]
+
+
+def _short(count: int | None) -> str:
+    """A count in thousands or millions: 78.7 k, 12.5 M."""
+    if count is None:
+        return "?"
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return str(count)

@@ -18,13 +18,13 @@ from edgedl.models import files, tensors
 from edgedl.models.cleaning import Copier, clean
 from edgedl.models.files import KerasFile, Kind, first_line
 from edgedl.models.macs import table
-from edgedl.models.tensors import infer, operations, quiet, specs
+from edgedl.models.tensors import carried_scheme, infer, operations, quiet, specs
 from edgedl.types import TensorSpec, to_json
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["LoadedModel", "describe", "infer", "load", "predict", "specs", "warm", "with_static_shapes"]
+__all__ = ["LoadedModel", "carried_scheme", "describe", "infer", "load", "predict", "specs", "warm", "with_static_shapes"]
 
 CACHED = 4  # models kept by one process
 UNKNOWN_CLASS = re.compile(r"(?:Unknown layer|Could not locate (?:class|function)):? '([^']+)'")
@@ -241,8 +241,8 @@ def _fixed(spec: TensorSpec, given: tuple[int, ...] | None, batch: int) -> tuple
 def describe(path: str, trust: bool = False, custom_objects: str | None = None) -> dict[str, Any]:
     """What a model file holds, as JSON: inputs, outputs, parameters, macs, a table of layers, notes, sha256.
 
-    `macs` counts the multiply-accumulates of one sample as `edgedl.models.macs.layer_macs` says; None where a layer
-    hides its own.
+    `zeros` is the share of kernel weights that are zero. `macs` counts the multiply-accumulates of one sample as
+    `edgedl.models.macs.layer_macs` says; None where a layer hides its own.
     """
     import keras
 
@@ -257,12 +257,21 @@ def describe(path: str, trust: bool = False, custom_objects: str | None = None) 
         "parameters": model.count_params(),
         "trainable_parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
         "macs": None if None in macs else sum(macs),
+        "zeros": _zeros(model),
         "layers": layers,
         "notes": loaded.notes,
+        "scheme": carried_scheme(model),
         "sha256": loaded.sha256,
         "keras_version": keras.version(),
     }
     return dict(to_json(described))
+
+
+def _zeros(model: keras.Model) -> float:
+    """The share of zeros among the weights of kernels, which have two axes or more."""
+    kernels = [w.numpy() for w in model.weights if len(w.shape) > 1]
+    count = sum(k.size for k in kernels)
+    return float(1 - sum(np.count_nonzero(k) for k in kernels) / count) if count else 0.0
 
 
 def predict(

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgedl.agent import progress
 from edgedl.errors import InputError, UnsupportedError
-from edgedl.types import TensorSpec
+from edgedl.types import Scheme, TensorSpec
 
 if TYPE_CHECKING:
     import keras
@@ -59,6 +59,18 @@ def operations(model: keras.Model) -> Iterator[Any]:
             seen.add(id(operation))
             stack += graph_operations(operation) if is_graph(operation) else getattr(operation, "_layers", ())
             yield operation
+
+
+def carried_scheme(model: keras.Model) -> Scheme | None:
+    """The scheme that a model was quantized for, ranges included, by a `quantize` step; None for a float model.
+
+    Its layers say so by an attribute `edgedl_scheme`. Raises UnsupportedError where they do not agree.
+    """
+    found = {str(s) for s in (getattr(op, "edgedl_scheme", None) for op in operations(model)) if s}
+    if len(found) > 1:
+        message = f"model {model.name!r} has layers quantized for {' and '.join(sorted(found))}; it must be one scheme"
+        raise UnsupportedError(message)
+    return Scheme(found.pop()) if found else None
 
 
 def call_flat(model: keras.Model, arrays: Sequence[Any]) -> list[Any]:

@@ -197,6 +197,5 @@ def _publish(made: Sequence[Path], out: Path, *, force: bool) -> list[Path]:
     for path in made if out.exists() else ():
         artifacts.check_output(out / path.name, force=force)
     out.mkdir(exist_ok=True)
-    for path in made:
-        artifacts.publish(path, out / path.name)
+    artifacts.publish({path: out / path.name for path in made})
     return [out / path.name for path in made]

@@ -56,6 +56,14 @@ def require() -> None:
         raise InputError(message)
 
 
+def warm() -> None:
+    """Import ahead what the page is drawn with, where it is installed."""
+    if all(find_spec(name) for name in NEEDS):
+        import jinja2  # noqa: F401
+        import matplotlib.backends.backend_svg
+        import matplotlib.figure  # noqa: F401
+
+
 def render(reports: Report | Sequence[Report]) -> str:
     """The page of one report, or of several under a comparison. Raises InputError without matplotlib or jinja2."""
     require()

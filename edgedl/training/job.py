@@ -26,8 +26,8 @@ def train_to(
         raise InputError(message)
     if ":" not in model:
         architectures.find(model)  # an unknown name is said before anything is read
-    artifacts.check_output(out, force=force)
-    worker.ahead("edgedl.models:warm", {}, child=model_file.CHILD)  # TensorFlow loads while the data is read
+    artifacts.check_output(out, force=force, inputs=(source, evaluation))
+    worker.warm()  # TensorFlow loads while the data is read
     staged = data.load(source)
     judged = data.load(evaluation) if evaluation else None
     with artifacts.staged(out, force=force) as part:
@@ -40,16 +40,16 @@ def train_to(
         }
         facts: dict[str, Any] = worker.call("edgedl.training.train:train", arguments, child=model_file.CHILD)
         sha256 = data.path_sha256(part)
-    lineage = Lineage(
-        model_sha256=sha256,
-        data_sha256=staged.sha256,
-        preprocessing=tuple(_preprocessing(staged)),
-        labels=staged.labels,
-        seed=options["seed"],
-        versions=artifacts.versions(*FRAMEWORKS),
-    )
-    told = facts | {"model": model, "path": out.name, "sha256": sha256, "labels": staged.labels, "lineage": lineage}
-    artifacts.write_sidecar(out, to_json(told))
+        lineage = Lineage(
+            model_sha256=sha256,
+            data_sha256=staged.sha256,
+            preprocessing=tuple(_preprocessing(staged)),
+            labels=staged.labels,
+            seed=options["seed"],
+            versions=artifacts.versions(*FRAMEWORKS),
+        )
+        told = facts | {"model": model, "path": out.name, "sha256": sha256, "labels": staged.labels, "lineage": lineage}
+        artifacts.write_sidecar(part, to_json(told))
     return facts | {"path": str(out)}
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedl.errors import InputError
 from edgedl.types import Check, Method, Metric, TensorSpec, Verdict
 from edgedl.validation import classification, metrics, parity, statistics
 from edgedl.validation.gates import Gates
@@ -38,6 +40,16 @@ class Findings:
 
     checks: tuple[Check, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def about(where: str) -> Iterator[None]:
+    """Where a metric refuses the targets, a message that begins with `where` they are."""
+    try:
+        yield
+    except InputError as e:
+        message = f"{where}: {e}"
+        raise InputError(message) from e
 
 
 def compare(judged: Judged, metric: Metric, gates: Gates, *, prefix: str, target: str | None, seed: int) -> Findings:

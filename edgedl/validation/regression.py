@@ -24,7 +24,7 @@ def _each(outputs: Array, targets: Array, function: Callable[[Floats, Floats], F
     check_numbers(outputs, targets)
     axes = tuple(tuple(size for size in array.shape[1:] if size != 1) for array in (outputs, targets))
     if axes[0] != axes[1]:
-        message = f"outputs {outputs.shape} and targets {targets.shape} must have one shape"
+        message = f"outputs {outputs.shape} and targets {targets.shape} must have one shape; classes are whole numbers"
         raise InputError(message)
     parts = []
     for part in slices(len(outputs), 8 * 4 * outputs[:1].size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,9 @@ class Request:
     custom_objects: str | None = None
 
 
+Outputs = dict[tuple[str, str | None], dict[str, Path]]  # by runtime and kernels, then by name
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """Everything that is the same for every target."""
@@ -61,32 +65,34 @@ class Case:
     info: ArtifactInfo
     dataset: Dataset
     inputs: dict[str, Path]  # for the artifact
-    reference: dict[str, Path]  # its outputs
+    outputs: Outputs  # what it gave
+    reference: dict[str, Path]  # the outputs of the reference
     targets: dict[str, Path]  # what is right, by output
     judges: tuple[tuple[str, Metric | None, str], ...]  # output, metric, why it was chosen
-    reference_artifact: Artifact | None = None  # the reference itself, or its unquantized export
+    beside: Future[tuple[Artifact | None, list[str]]]  # the reference as an artifact, and notes: see `_beside`
     reference_inputs: dict[str, Path] = field(default_factory=dict)
 
 
 def validate(request: Request) -> Report:
     """Run both on every sample and judge. Raises InputError where data, model and artifact do not fit each other."""
     case, notes = _case(request)
-    checks: list[Check] = []
+    judged: list[tuple[Target | None, list[Check]]] = []
     details: dict[str, Any] = {}
-    outputs: dict[tuple[str, str | None], dict[str, Path]] = {}
-    timings = _timings(case)
     for target in request.targets or (None,):
-        setting, said = _setting(case, target)
+        setting, said = _setting(request, case.artifact, target)
         notes += said
-        key = (setting.runtime.name, setting.resolver)
-        if key not in outputs:
-            outputs[key] = evaluate.outputs(case.artifact, setting, case.inputs)
-        found, described = _judge(case, outputs[key], target)
+        found, described = _judge(case, case.outputs[_key(setting)], target)
+        judged.append((target, found))
         details = details or described
+    other, said = case.beside.result()
+    notes += said
+    timings = _timings(case, other)
+    checks: list[Check] = []
+    for target, found in judged:
         checks += [*found, *_figures(case, target, timings)]
         if target:
             checks += targets.static_checks(target, case.artifact, case.info)
-    notes += [*case.artifact.notes, *_slower(case, timings), *(n for t in timings for n in t.notes())]
+    notes += [*_slower(case, timings), *(n for t in timings for n in t.notes())]
     return Report(
         artifact=str(request.artifact),
         reference=request.reference,
@@ -100,39 +106,53 @@ def validate(request: Request) -> Report:
 def _case(request: Request) -> tuple[Case, list[str]]:
     is_artifact = artifacts.format_of(Path(request.reference)) is not None
     if not is_artifact and not model_file.is_known(request.reference, trust=request.trust):
-        worker.ahead("edgedl.models:warm", {}, child=model_file.CHILD)  # TensorFlow loads while the data is read
+        worker.warm()  # TensorFlow loads while the data is read
     artifact, info = artifacts.read(request.artifact)
     dataset = data.load(request.data)
     names = data.input_names(dataset, artifact.inputs)
     left = evaluate.left_to_the_app(artifact, dataset)
     bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
     whole = bound if left == dataset.ops else None
-    other: Artifact | None
-    said: list[str] = []
+    outputs = worker.begin(lambda: _outputs(request, artifact, bound.inputs))  # while the reference runs
+    source: Artifact | ModelFile
     if is_artifact:
-        reference, other, fed = _artifact_reference(request, dataset, names)
+        source, reference, fed = _artifact_reference(request, dataset, names)
     else:
-        model, reference, fed = _model_reference(request, dataset, names, whole)
-        other, said = _float_parent(model, artifact)
+        source, reference, fed = _model_reference(request, dataset, names, whole)
+    beside = worker.begin(lambda: _beside(source, artifact))  # while the outputs are judged
     paired = _pair(reference, artifact.outputs, request)
     right = _right(dataset, artifact, bound.targets, bound.inputs)
     judges, chosen = _judges(request, artifact, right)
     case = Case(
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
-        targets=right, judges=judges, reference_artifact=other, reference_inputs=fed,
+        outputs=outputs.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
     )  # fmt: skip
-    return case, [*chosen, *said, *_overlap(case, names)]
+    return case, [*chosen, *_overlap(case, names)]
+
+
+def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> Outputs:
+    """The artifact's outputs with the kernels of each target."""
+    found: Outputs = {}
+    for target in request.targets or (None,):
+        setting, _ = _setting(request, artifact, target)
+        if _key(setting) not in found:
+            found[_key(setting)] = evaluate.outputs(artifact, setting, inputs)
+    return found
+
+
+def _key(setting: Setting) -> tuple[str, str | None]:
+    return setting.runtime.name, setting.resolver
 
 
 def _artifact_reference(
     request: Request, dataset: Dataset, names: Sequence[str]
-) -> tuple[dict[str, Path], Artifact, dict[str, Path]]:
+) -> tuple[Artifact, dict[str, Path], dict[str, Path]]:
     other, _ = artifacts.read(Path(request.reference))
     bound = data.bind(
         data.prepare(dataset, evaluate.left_to_the_app(other, dataset), names), other.inputs, other.outputs
     )
     setting = Setting(runtime=artifacts.runtime_for(other.format))
-    return evaluate.outputs(other, setting, bound.inputs), other, bound.inputs
+    return other, evaluate.outputs(other, setting, bound.inputs), bound.inputs
 
 
 def _model_reference(
@@ -149,13 +169,15 @@ def _model_reference(
     return model, model.predict(inputs, key=f"{dataset.sha256} {to_json(ops)}"), inputs
 
 
-def _float_parent(model: ModelFile, artifact: Artifact) -> tuple[Artifact | None, list[str]]:
-    """The model's unquantized export, for size and latency; why there is none where there is none."""
+def _beside(reference: Artifact | ModelFile, artifact: Artifact) -> tuple[Artifact | None, list[str]]:
+    """What size and latency are compared with: the reference, or its unquantized export; why, where there is none."""
+    if isinstance(reference, Artifact):
+        return reference, []
     if artifact.scheme == Scheme.FP32:
         return None, []
     shapes = {s.name: tuple(int(v or 1) for v in s.shape) for s in artifact.inputs}
     try:
-        return exporting.float_parent(model, artifact.format, shapes), []
+        return exporting.kept_export(reference, artifact.format, shapes=shapes), []
     except EdgedlError as e:
         return None, [f"no float {artifact.format} to compare size and latency with: {e}"]
 
@@ -219,11 +241,11 @@ def _named(text: str, outputs: Mapping[str, TensorSpec], right: Mapping[str, Pat
     return output, name
 
 
-def _setting(case: Case, target: Target | None) -> tuple[Setting, list[str]]:
+def _setting(request: Request, artifact: Artifact, target: Target | None) -> tuple[Setting, list[str]]:
     """The runtime and kernels that come nearest to the target's, and what the user should know of the difference."""
-    format_, threads = case.artifact.format, case.request.threads
-    if case.request.runtime or target is None:
-        return Setting(runtime=artifacts.runtime_for(format_, case.request.runtime), threads=threads), []
+    format_, threads = artifact.format, request.threads
+    if request.runtime or target is None:
+        return Setting(runtime=artifacts.runtime_for(format_, request.runtime), threads=threads), []
     offered = [r for r in target.runtimes if r.format in (None, format_)]
     for found in offered:
         if found.name in artifacts.runtimes(format_):
@@ -261,9 +283,10 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
         _check_shapes(case, judged)
         prefix = f"{output}." if many else ""
         if metric:
-            found = accuracy.compare(
-                judged, metric, case.request.gates, prefix=prefix, target=where, seed=case.request.seed
-            )
+            with accuracy.about(f"{case.request.data}: output {output!r}"):
+                found = accuracy.compare(
+                    judged, metric, case.request.gates, prefix=prefix, target=where, seed=case.request.seed
+                )
             checks += found.checks
             details = details or found.details
         parity = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where)
@@ -284,11 +307,10 @@ def _check_shapes(case: Case, judged: Judged) -> None:
         raise InputError(message)
 
 
-def _timings(case: Case) -> list[Timing]:
-    """This machine's figures for the artifact, and for the reference where that is an artifact too."""
-    setting, _ = _setting(case, None)
+def _timings(case: Case, other: Artifact | None) -> list[Timing]:
+    """This machine's figures for the artifact, and for what stands beside it."""
+    setting, _ = _setting(case.request, case.artifact, None)
     entries = [(case.artifact, setting, case.inputs)]
-    other = case.reference_artifact
     if other is not None:
         beside = Setting(runtime=artifacts.runtime_for(other.format), threads=setting.threads)
         entries.append((other, beside, case.reference_inputs))
@@ -352,23 +374,20 @@ def _overlap(case: Case, names: Sequence[str]) -> list[str]:
 
 
 def _facts(case: Case, timings: Sequence[Timing]) -> dict[str, Any]:
-    entries = [
-        (case.artifact, "artifact"),
-        *([(case.reference_artifact, "reference")] if case.reference_artifact else []),
-    ]
+    entries = list(zip(timings, ("artifact", "reference"), strict=False))
     lineage = to_json(case.artifact.lineage)
     lineage.pop("calibration_hashes")
     return {
         "sizes": [
-            {"name": a.path.name, "format": a.format, "scheme": a.scheme, "size_bytes": a.size_bytes,
+            {"name": (a := t.artifact).path.name, "format": a.format, "scheme": a.scheme, "size_bytes": a.size_bytes,
              "compressed_bytes": a.compressed_bytes, "role": role}
-            for a, role in entries
+            for t, role in entries
         ],
         "latency": [
             {"name": t.artifact.path.name, "runtime": t.setting.runtime.name, "median_ms": t.latency_ms,
              "p90_ms": t.latency_p90_ms, "low": t.low, "high": t.high, "method": "measured-host",
              "threads": t.setting.threads, "role": role}
-            for t, (_, role) in zip(timings, entries, strict=False)
+            for t, role in entries
         ],
         "machine": to_json({"cpu": (host := targets.load(HOST)).cpu, "memory": host.memory}),
         "lineage": lineage,

@@ -120,6 +120,8 @@ def build(source: Source, *, scheme: str, options: ExportOptions) -> onnx.ModelP
     graphs.set_interface(graph, inputs, outputs)
     graphs.shorten(graph)
     qdq.mark_16_bit(model)
+    if options.slim:
+        graphs.drop_defaults(model)
     _label(model, source, scheme, options)
     try:
         checker.check_model(model, full_check=True)

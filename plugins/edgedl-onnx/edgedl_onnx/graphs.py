@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
+# What the specification says a window without the attribute has along each axis; the schemas give only whole defaults.
+WINDOWS = {"Conv", "AveragePool", "MaxPool"}
+WINDOW_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0}
 HALF_MINIMUM_ELEMENTS = 32  # below, the Cast node is larger than what fp16 saves
 
 
@@ -199,3 +202,24 @@ def shorten(graph: onnx.GraphProto) -> None:
         for item in each.initializer:
             item.ClearField("doc_string")
     rewire(graph, rename)
+
+
+def drop_defaults(model: onnx.ModelProto) -> None:
+    """Leave out attributes that say what the operator does without them."""
+    from onnx import defs
+
+    versions = {o.domain: o.version for o in model.opset_import}
+    for node in all_nodes(model.graph):
+        if not node.domain:  # onnxruntime's own operators are not in ONNX's schemas
+            known = defs.get_schema(node.op_type, versions[""], "").attributes
+            refill(node.attribute, [a for a in node.attribute if not _is_default(node, a, known)])
+
+
+def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto, known: Mapping[str, Any]) -> bool:
+    from onnx import AttributeProto, helper
+
+    value = helper.get_attribute_value(attribute)
+    if node.op_type in WINDOWS and attribute.name in WINDOW_DEFAULTS:
+        return set(value) == {WINDOW_DEFAULTS[attribute.name]}
+    default = known[attribute.name].default_value
+    return bool(default.type != AttributeProto.UNDEFINED and helper.get_attribute_value(default) == value)

@@ -274,6 +274,13 @@ def test_the_file_is_small_and_always_the_same(export):
     assert first.path.stat().st_size < sum(weight_bytes(model).values()) + 2000
 
 
+def test_no_slim_spells_out_the_defaults(export):
+    slim, whole = (onnx.load(export("cnn", slim=flag, out=f"{flag}.onnx").path) for flag in (True, False))
+    assert "dilations" not in {a.name for n in slim.graph.node for a in n.attribute}
+    assert "dilations" in {a.name for n in whole.graph.node for a in n.attribute}
+    assert slim.ByteSize() < whole.ByteSize()
+
+
 def test_opset_is_what_was_asked_for(export):
     assert [o.version for o in onnx.load(export("cnn").path).opset_import] == [17]
     model = onnx.load(export("cnn", "static_wi8_ai8", opset=13).path)

@@ -254,3 +254,29 @@ def test_equal_constants_are_merged_and_inner_names_never_meet_the_users():
     graphs.shorten(proto.graph)
     assert len(proto.graph.initializer) == 2
     np.testing.assert_array_equal(run(proto, t0=x), before)
+
+
+def test_drop_defaults_leaves_out_what_is_so_anyway_and_nothing_else():
+    same = {"kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1], "pads": [0, 0, 0, 0], "group": 1}
+    other = {"kernel_shape": [3, 3], "strides": [2, 1], "dilations": [1, 1], "pads": [1, 0, 0, 0], "group": 1}
+    proto = model(
+        [
+            ("Conv", ["x", "w"], ["a"], same),
+            ("Conv", ["a", "w"], ["b"], other),
+            ("Flatten", ["b"], ["c"], {"axis": 2}),
+            ("Gemm", ["c", "m"], ["y"], {"transA": 0, "transB": 1, "alpha": 1.0}),
+        ],
+        [("x", F, [1, 1, 7, 7])],
+        [("y", F, [1, 2])],
+        {"w": np.linspace(-1, 1, 9, dtype=np.float32).reshape(1, 1, 3, 3), "m": np.ones((2, 6), np.float32)},
+    )
+    x = np.random.default_rng(0).normal(0, 1, (1, 1, 7, 7)).astype(np.float32)
+    before = run(proto, x=x)
+    graphs.drop_defaults(proto)
+    assert [[a.name for a in n.attribute] for n in proto.graph.node] == [
+        ["kernel_shape"],
+        ["kernel_shape", "pads", "strides"],
+        ["axis"],
+        ["transB"],
+    ]
+    np.testing.assert_array_equal(run(proto, x=x), before)

@@ -73,8 +73,11 @@ def convert(
     io: tuple[str, str],
     samples: Samples | None,
     outside: Mapping[int, Affine],
+    carried: bool = False,
 ) -> bytes:
-    """The converter's file. `io` are the types of inputs and outputs. Raises UnsupportedError."""
+    """The converter's file. `io` are the types of inputs and outputs; ranges come from the `samples`, or are `carried`
+    by the model's own fake quantization. Raises UnsupportedError.
+    """
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -84,9 +87,10 @@ def convert(
             holder.held = [v.value for v in model.variables]
             tf.saved_model.save(holder, folder, signatures={"serving_default": function})
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-            _configure(converter, scheme)
+            _configure(converter, scheme, carried=carried)
             if samples is not None and scheme.is_static:
                 converter.representative_dataset = lambda: calibration.feed(samples, outside)
+            if scheme.is_static:
                 converter.inference_input_type, converter.inference_output_type = (
                     tf.float32 if name == "float" else tf.dtypes.as_dtype(name) for name in io
                 )
@@ -97,12 +101,14 @@ def convert(
             raise _explained(e, scheme) from e
 
 
-def _configure(converter: Any, scheme: Scheme) -> None:
+def _configure(converter: Any, scheme: Scheme, *, carried: bool) -> None:
     import tensorflow as tf
 
     converter.exclude_conversion_metadata = True
     if scheme not in (Scheme.FP32, Scheme.WEIGHT_ONLY_WI8_AFP32):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if carried:  # with a set of integer ops the converter wants samples, which fake quantization does without
+        return
     if scheme is Scheme.FP16:
         converter.target_spec.supported_types = [tf.float16]
     elif scheme is Scheme.DYNAMIC_WI8_AFP32:  # per channel is FULLY_CONNECTED version 12, which tflite-runtime lacks

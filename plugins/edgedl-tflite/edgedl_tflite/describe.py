@@ -20,14 +20,19 @@ def describe(path: str) -> ArtifactInfo:
     where the file carries TFLITE_METADATA, name, inputs, outputs, labels. Raises InputError for a damaged file."""
     data = _whole(Path(path))
     model = flatbuffer.read(data)
-    inputs, outputs = _ends(model)
+    try:
+        inputs, outputs = _ends(model)
+        ops = _operators(model)
+        found = _metadata(path, data, model)
+    except IndexError as e:
+        raise _damaged(Path(path), "an index points at nothing") from e
     return ArtifactInfo(
         format="tflite",
         inputs=inputs,
         outputs=outputs,
-        ops=tuple(_operator(model, i, graph, op) for i, (graph, op) in enumerate(flatbuffer.operators(model))),
+        ops=ops,
         weight_bytes=flatbuffer.weight_bytes(model),
-        metadata=_metadata(path, data, model),
+        metadata=found,
     )
 
 
@@ -44,14 +49,25 @@ def _whole(path: Path) -> bytes:
         raise InputError(message)
     from ai_edge_litert.interpreter import Interpreter
 
+    interpreter = None
     try:
-        Interpreter(model_content=data, num_threads=1).allocate_tensors()
+        interpreter = Interpreter(model_content=data, num_threads=1)
+        interpreter.allocate_tensors()
     except (ValueError, RuntimeError, TypeError) as e:
-        if not any(phrase in str(e) for phrase in UNRESOLVED):
-            reason = " ".join(str(e).split())[:200]
-            message = f"{path}: damaged or truncated TFLite model: litert says {reason!r}. Export or copy it again"
-            raise InputError(message) from e
+        unresolved = any(phrase in str(e) for phrase in UNRESOLVED)
+        if not unresolved and (interpreter is None or not _has_free_sizes(data)):
+            raise _damaged(path, f"litert says {' '.join(str(e).split())[:200]!r}") from e
     return data
+
+
+def _has_free_sizes(data: bytes) -> bool:
+    """Whether sizes are free: litert takes them for 1, which a 3x3 convolution refuses although the file is sound."""
+    tensors = (t for graph in flatbuffer.read(data).subgraphs for t in graph.tensors)
+    return any(t.shapeSignature is not None and np.any(np.asarray(t.shapeSignature) < 0) for t in tensors)
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: damaged or truncated TFLite model: {why}. Export or copy it again")
 
 
 def _ends(model: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -62,7 +78,8 @@ def _ends(model: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         graph = model.subgraphs[first.subgraphIndex]
         sides = [[(flatbuffer.text(m.name), m.tensorIndex) for m in side] for side in (first.inputs, first.outputs)]
     else:
-        sides = [[(flatbuffer.text(graph.tensors[i].name), i) for i in side] for side in (graph.inputs, graph.outputs)]
+        names = flatbuffer.names(model, graph)
+        sides = [[(names[i], i) for i in side] for side in (graph.inputs, graph.outputs)]
     inputs, outputs = (tuple(_tensor(name, graph.tensors[i]) for name, i in side) for side in sides)
     return inputs, outputs
 
@@ -83,10 +100,14 @@ def _tensor(name: str, tensor: Any) -> TensorSpec:
     )
 
 
-def _operator(model: Any, index: int, graph: Any, op: Any) -> OpInfo:
+def _operators(model: Any) -> tuple[OpInfo, ...]:
+    names = {id(graph): flatbuffer.names(model, graph) for graph in model.subgraphs}
+    return tuple(_operator(model, i, names[id(g)], op) for i, (g, op) in enumerate(flatbuffer.operators(model)))
+
+
+def _operator(model: Any, index: int, names: list[str], op: Any) -> OpInfo:
     inputs, outputs = (
-        tuple(flatbuffer.text(graph.tensors[i].name) for i in (side if side is not None else ()) if i >= 0)
-        for side in (op.inputs, op.outputs)
+        tuple(names[i] for i in (side if side is not None else ()) if i >= 0) for side in (op.inputs, op.outputs)
     )
     version = int(model.operatorCodes[op.opcodeIndex].version)
     return OpInfo(index=index, name=flatbuffer.op_name(model, op), version=version, inputs=inputs, outputs=outputs)

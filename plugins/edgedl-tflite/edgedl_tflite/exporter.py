@@ -20,6 +20,7 @@ from edgedl_tflite import (
     metadata,
     recurrent,
     requantization,
+    slim,
     verification,
     weight_only,
 )
@@ -60,12 +61,14 @@ class TFLiteExporter:
         data that is missing or does not fit, UnsupportedError for what TFLite cannot hold, EdgedlError: a wrong file.
         """
         options = options or ExportOptions()
-        wanted = _check(scheme, calibration, options)
+        wanted = _check(scheme, options)
         job = _prepare(model, wanted, calibration, options)
-        file, notes = _make(job)
+        graph, notes = _make(job)
+        names = slim.slim(graph) if options.slim else {}
+        file = flatbuffer.write(graph, sharing=options.slim)
         notes.append(verification.verify(file, job.model, job.checked, job.affines, wanted))
-        out.write_bytes(file)
-        return ExportResult(path=out, notes=tuple(notes))
+        out.write_bytes(metadata.append_labels(file, options.labels) if options.labels else file)
+        return ExportResult(path=out, notes=tuple(notes), names=names)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,18 +83,16 @@ class _Job:
     affines: Mapping[int, Affine]
     samples: Samples | None
     checked: Samples
+    carried: bool  # the model has ranges of its own
 
 
-def _check(scheme: str, folder: Path | None, options: ExportOptions) -> Scheme:
+def _check(scheme: str, options: ExportOptions) -> Scheme:
     wanted = Scheme.parse(scheme)
     if wanted.value not in SCHEMES:
         message = (
             f"tflite: no scheme {wanted.value}; the converter writes no int4 weights. Allowed: {', '.join(SCHEMES)}"
         )
         raise UnsupportedError(message)
-    if wanted.is_static and folder is None:
-        message = f"{wanted.value} needs calibration data to set the activation ranges: give --calibration-data DATA"
-        raise InputError(message)
     for option in ("opset", "layout"):
         if getattr(options, option) is not None:
             message = f"--{option}: a .tflite file has none; leave it out"
@@ -105,6 +106,7 @@ def _check(scheme: str, folder: Path | None, options: ExportOptions) -> Scheme:
 
 def _prepare(path: Path, scheme: Scheme, folder: Path | None, options: ExportOptions) -> _Job:
     loaded = models.load(path, trust=options.trust, custom_objects=options.custom_objects).model
+    carried = _carried(loaded, scheme, folder)
     recurrent.refuse_stateful(loaded)
     model = models.with_static_shapes(loaded, options.shapes)
     inputs, _ = models.specs(model)
@@ -114,7 +116,7 @@ def _prepare(path: Path, scheme: Scheme, folder: Path | None, options: ExportOpt
             message = f"input {spec.name!r} is text; TFLite has no ops for it. Export the model behind its text layers"
             raise UnsupportedError(message)
     affines = embedding.parse(options.embed_preprocessing, [s.name for s in inputs])
-    samples = calibration.read(folder, inputs) if folder is not None else None
+    samples = calibration.read(folder, inputs) if folder is not None and not carried else None
     if samples is not None:
         checked = samples.pick(VERIFIED_SAMPLES)
     else:
@@ -128,32 +130,48 @@ def _prepare(path: Path, scheme: Scheme, folder: Path | None, options: ExportOpt
         affines=affines,
         samples=samples,
         checked=checked,
+        carried=carried,
     )
 
 
-def _make(job: _Job) -> tuple[bytes, list[str]]:
-    """The finished file and notes."""
+def _carried(model: keras.Model, scheme: Scheme, folder: Path | None) -> bool:
+    """Whether the model brings the scheme with its ranges. Raises UnsupportedError, InputError: another one, no data."""
+    carried = models.carried_scheme(model)
+    if carried is None and scheme.is_static and folder is None:
+        message = f"{scheme.value} needs calibration data to set the activation ranges: give --calibration-data DATA"
+        raise InputError(message)
+    if carried is not None and carried is not scheme:
+        message = f"model {model.name!r} was quantized for {carried.value} and cannot be exported as {scheme.value}"
+        raise UnsupportedError(message)
+    return carried is not None
+
+
+def _make(job: _Job) -> tuple[Any, list[str]]:
+    """The finished model as objects, and notes."""
     scheme, io = job.scheme, job.options.io
     outside = {i: a for i, a in job.affines.items() if embedding.in_scale(a, scheme)}
     inside = {i: a for i, a in job.affines.items() if i not in outside}
     notes: list[str] = []
     function, model = conversion.trace(job.model, job.inputs, inside), job.model
-    if scheme.is_static:
+    if scheme.is_static and not job.carried:
         model, function, notes = conversion.without_loops(model, function, job.checked, job.affines, inside)
     types = ("float" if job.affines else io, io)
-    raw = conversion.convert(model, function, scheme, io=types, samples=job.samples, outside=outside)
+    raw = conversion.convert(
+        model, function, scheme, io=types, samples=job.samples, outside=outside, carried=job.carried
+    )
     graph = flatbuffer.read(raw)
     if scheme is Scheme.WEIGHT_ONLY_WI8_AFP32:
         weight_only.quantize(graph)
     if repaired := requantization.repair(graph):
         notes.append(f"the converter gave {repaired} operators that only move numbers two scales; mended")
-    flatbuffer.merge_constants(graph)
-    flatbuffer.shorten_names(graph)
+    slim.merge(graph)
+    slim.shorten_names(graph)
     flatbuffer.name_signature(graph, [s.name for s in job.inputs], [s.name for s in job.outputs])
     if job.affines:
         notes += embedding.finish(graph, job.affines, scheme, io)
     notes += _types(graph, job) + _float_notes(graph, scheme)
-    return _with_metadata(graph, job), notes
+    _add_metadata(graph, job)
+    return graph, notes
 
 
 def _types(graph: Any, job: _Job) -> list[str]:
@@ -219,7 +237,7 @@ def _listed(names: Sequence[str]) -> str:
 # ---- metadata -----------------------------------------------------------------------------------------------------
 
 
-def _with_metadata(graph: Any, job: _Job) -> bytes:
+def _add_metadata(graph: Any, job: _Job) -> None:
     generated, labels = flatbuffer.schema(), job.options.labels
     axis = next((s.name for s in job.outputs if labels and s.shape[-1:] == (len(labels),)), None)
     content = metadata.ModelMetadata(
@@ -233,8 +251,6 @@ def _with_metadata(graph: Any, job: _Job) -> bytes:
     )
     place = flatbuffer.add_buffer(graph, metadata.build(content))
     graph.metadata = [*(graph.metadata or []), generated.MetadataT(name=metadata.ENTRY, buffer=place)]
-    file = flatbuffer.write(graph)
-    return metadata.append_labels(file, labels) if labels else file
 
 
 def _input_metadata(spec: TensorSpec, options: ExportOptions, *, embedded: bool) -> metadata.TensorMetadata:

@@ -1,4 +1,4 @@
-"""TFLite flatbuffers as objects: read, look through, rename, merge, write. Needs ai-edge-litert, no TensorFlow.
+"""TFLite flatbuffers as objects: read, look through, rename, write. Needs ai-edge-litert, no TensorFlow.
 
 A model here is a `ModelT` of `ai_edge_litert.schema_py_generated`, the field names are those of TFLite's schema.fbs.
 """
@@ -36,12 +36,14 @@ def read(data: bytes) -> Any:
     return generated.ModelT.InitFromObj(generated.Model.GetRootAsModel(data, 0))
 
 
-def write(model: Any) -> bytes:
-    """The file of `model`, every constant on a 16-byte boundary."""
+def write(model: Any, *, sharing: bool = False) -> bytes:
+    """The file of `model`, every constant on a 16-byte boundary; with `sharing`, what is equal is in it once."""
     import flatbuffers
 
+    from edgedl_tflite.packing import SharingBuilder
+
     content = sum(len(b.data) for b in model.buffers if b.data is not None)
-    builder = flatbuffers.Builder(content + 65_536)
+    builder = (SharingBuilder if sharing else flatbuffers.Builder)(content + 65_536)
     model.buffers = [_aligned_buffer()(data=b.data) for b in model.buffers]
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -74,6 +76,13 @@ def _aligned_buffer() -> Any:
 def text(name: bytes | str | None) -> str:
     """A name as the flatbuffer holds it, as str."""
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else name or ""
+
+
+def names(model: Any, graph: Any) -> list[str]:
+    """The names of a subgraph's tensors; where there is none, `#12` or, in subgraph 3, `#3.12`: its place."""
+    number = next(i for i, g in enumerate(model.subgraphs) if g is graph)
+    prefix = f"#{number}." if number else "#"
+    return [text(t.name) or f"{prefix}{i}" for i, t in enumerate(graph.tensors)]
 
 
 def op_code(model: Any, op: Any) -> int:
@@ -158,85 +167,6 @@ def name_signature(model: Any, inputs: Sequence[str], outputs: Sequence[str]) ->
         setattr(graph, side, np.array([m.tensorIndex for m in ordered], np.int32))
     signature.signatureKey = SIGNATURE
     model.signatureDefs = [signature]
-
-
-def merge_constants(model: Any) -> None:
-    """Let equal buffers, and equal constant tensors of a subgraph, be one, and drop what nothing uses.
-
-    An unrolled LSTM repeats its weights at every step.
-    """
-    first: dict[bytes, int] = {}
-    same = {}
-    for i, buffer in enumerate(model.buffers):
-        content = b"" if buffer.data is None else bytes(buffer.data)
-        same[i] = first.setdefault(content, i) if content else 0
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            tensor.buffer = same[tensor.buffer]
-        _merge_tensors(model, graph)
-    holders = [*(t for g in model.subgraphs for t in g.tensors), *(model.metadata or [])]
-    used = sorted({0, *(same[h.buffer] for h in holders)})
-    for holder in holders:
-        holder.buffer = used.index(same[holder.buffer])
-    model.buffers = [model.buffers[i] for i in used]
-
-
-def shorten_names(model: Any) -> None:
-    """Cut the names of fused operators, `a;b;c`, to their first part: they can be most of a file. Names stay unique."""
-    for graph in model.subgraphs:
-        taken: Counter[str] = Counter()
-        for tensor in graph.tensors:
-            base = text(tensor.name).partition(";")[0]
-            tensor.name = base
-            while tensor.name in taken:
-                tensor.name = f"{base}_{taken[base]}"
-                taken[base] += 1
-            taken[tensor.name] += 1
-
-
-def _merge_tensors(model: Any, graph: Any) -> None:
-    ends = {int(i) for side in (graph.inputs, graph.outputs) if side is not None for i in side}
-    seen: dict[Any, int] = {}
-    same = {}
-    for i, tensor in enumerate(graph.tensors):
-        if constant(model, tensor) is not None and tensor.sparsity is None and not tensor.isVariable and i not in ends:
-            same[i] = seen.setdefault(_identity(tensor), i)
-    for op in graph.operators or []:
-        op.inputs = np.array([same.get(int(i), int(i)) for i in op.inputs], np.int32)
-    used = ends | {i for op in graph.operators or [] for i in operands(op)}
-    used |= {int(i) for op in graph.operators or [] for i in (op.intermediates if op.intermediates is not None else [])}
-    _drop_tensors(model, graph, used)
-
-
-def _drop_tensors(model: Any, graph: Any, used: set[int]) -> None:
-    place = {old: new for new, old in enumerate(sorted(used))} | {-1: -1}
-    graph.tensors = [graph.tensors[i] for i in sorted(used)]
-    graph.inputs, graph.outputs = (
-        np.array([place[int(i)] for i in s], np.int32) for s in (graph.inputs, graph.outputs)
-    )
-    for op in graph.operators or []:
-        for part in ("inputs", "outputs", "intermediates"):
-            indices = getattr(op, part)
-            if indices is not None:
-                setattr(op, part, np.array([place[int(i)] for i in indices], np.int32))
-    for signature in model.signatureDefs or []:
-        if model.subgraphs[signature.subgraphIndex] is graph:
-            for entry in [*signature.inputs, *signature.outputs]:
-                entry.tensorIndex = place[entry.tensorIndex]
-
-
-def _identity(tensor: Any) -> tuple[Any, ...]:
-    quantization = tensor.quantization
-    numbers = (None,) * 2 if quantization is None else (quantization.scale, quantization.zeroPoint)
-    shape = () if tensor.shape is None else tuple(int(n) for n in tensor.shape)
-    dimension = 0 if quantization is None else int(quantization.quantizedDimension)
-    return (
-        tensor.buffer,
-        int(tensor.type),
-        shape,
-        dimension,
-        *(None if v is None else np.asarray(v).tobytes() for v in numbers),
-    )
 
 
 def add_buffer(model: Any, data: bytes) -> int:

@@ -58,7 +58,7 @@ def export(tmp_path_factory, folder_of):
             calibration=calibration,
             options=ExportOptions(**options),
         )
-        return SimpleNamespace(path=result.path, notes=" | ".join(result.notes))
+        return SimpleNamespace(path=result.path, notes=" | ".join(result.notes), names=result.names)
 
     return run
 
@@ -105,6 +105,21 @@ def tflite_runtime(folder_of):
             pytest.skip("tflite-runtime is not installed")
         assert done.returncode == 0, done.stderr[-1000:]
         return {n: np.array(v) for n, v in json.loads(done.stdout).items()}
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def raw_outputs():
+    """(runtime, files) -> a hash of each file's raw outputs, from a process of its own; None: not installed."""
+
+    def run(runtime, *files):
+        command = [sys.executable, Path(__file__).with_name("raw_outputs.py"), runtime, *files]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if "No module named" in done.stderr:
+            return None
+        assert done.returncode == 0, done.stderr[-1000:]
+        return json.loads(done.stdout)
 
     return run
 

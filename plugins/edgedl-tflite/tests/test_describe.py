@@ -62,6 +62,37 @@ def test_describe_survives_truncation_and_flipped_bytes(tmp_path, int8):
             assert "\n" not in str(e)  # either is right
 
 
+@pytest.fixture(scope="module")
+def free_sizes():
+    """The converter's own file of a network that takes any image of 3x3 up; litert allocates it for one pixel."""
+    import keras
+    import tensorflow as tf
+
+    image = keras.Input((None, None, 2), name="image")
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D(name="y")(keras.layers.Conv2D(3, 3)(image)))
+    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+def test_describe_reads_a_file_whose_free_sizes_litert_cannot_allocate(tmp_path, free_sizes):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(free_sizes)
+    (image,) = describe(str(path)).inputs
+    assert image.shape == (None, None, None, 2)
+    assert "CONV_2D" in [op.name for op in describe(str(path)).ops]
+
+
+def test_describe_still_refuses_such_a_file_when_it_is_damaged(tmp_path, free_sizes):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(free_sizes[: len(free_sizes) // 2])
+    with pytest.raises(InputError, match="damaged or truncated"):
+        describe(str(path))
+    model = flatbuffer.read(free_sizes)
+    model.subgraphs[0].operators[0].inputs[0] = 99
+    path.write_bytes(flatbuffer.write(model))
+    with pytest.raises(InputError, match="damaged or truncated TFLite model: an index points at nothing"):
+        describe(str(path))
+
+
 def test_describe_names_custom_ops(tmp_path, int8):
     model = flatbuffer.read(int8)
     softmax = next(op for _, op in flatbuffer.operators(model) if flatbuffer.op_name(model, op) == "SOFTMAX")

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from edgedl_tflite import flatbuffer, weight_only
+from edgedl_tflite import flatbuffer, slim, weight_only
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_merge_constants_makes_equal_tensors_one_and_drops_the_unused(file):
     flatbuffer.add_buffer(model, b"nobody reads this")
     graph.tensors.append(twin)
     conv.inputs = np.array([*conv.inputs[:2], len(graph.tensors) - 1], np.int32)
-    flatbuffer.merge_constants(model)
+    slim.merge(model)
     before = flatbuffer.read(file)
     assert len(model.buffers) == len(before.buffers)
     assert len(model.subgraphs[0].tensors) == len(before.subgraphs[0].tensors)
@@ -47,7 +47,7 @@ def test_shorten_names_cuts_fused_names_and_keeps_them_unique(file):
     tensors = model.subgraphs[0].tensors
     for tensor, name in zip(tensors, ["a;b;c", "a;d", "a", "a_1;x"], strict=False):
         tensor.name = name
-    flatbuffer.shorten_names(model)
+    slim.shorten_names(model)
     names = [flatbuffer.text(t.name) for t in tensors]
     assert names[0] == "a"
     assert len(set(names)) == len(names)

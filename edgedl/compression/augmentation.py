@@ -1,0 +1,88 @@
+"""Random variants of image samples while a model is fine-tuned; the same seed gives the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedl.errors import InputError
+from edgedl.fitting.samples import TrainingData
+
+Array = NDArray[Any]
+IMAGE_RANK = 4  # (samples, height, width, channels)
+SHIFT = 1 / 8  # of the height and the width
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Augmented(TrainingData):
+    """Training data whose images come out different each time they are taken."""
+
+    kinds: tuple[str, ...] = ()
+    generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    @classmethod
+    def of(cls, data: TrainingData, kinds: tuple[str, ...], seed: int) -> Augmented:
+        """`data`, varied. Raises InputError where no input is an image."""
+        if not any(a.ndim == IMAGE_RANK for a in data.inputs.values()):
+            shapes = {name: a.shape[1:] for name, a in data.inputs.items()}
+            message = f"augment {', '.join(kinds)} is for images (height, width, channels), the inputs are {shapes}"
+            raise InputError(message)
+        generator = np.random.default_rng([seed, 3])
+        return cls(inputs=data.inputs, targets=data.targets, rows=data.rows, kinds=kinds, generator=generator)
+
+    def take(self, positions: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Inputs, varied, and targets of these samples."""
+        inputs, targets = super().take(positions)
+        return augmented(inputs, self.kinds, self.generator), targets
+
+    def split(self, fraction: float, seed: int) -> tuple[TrainingData, TrainingData]:
+        """As for all training data; what is held out stays as it is."""
+        kept, held = super().split(fraction, seed)
+        varied = Augmented(
+            inputs=kept.inputs, targets=kept.targets, rows=kept.rows, kinds=self.kinds, generator=self.generator
+        )
+        return varied, held
+
+
+def augmented(inputs: Mapping[str, Array], kinds: tuple[str, ...], generator: np.random.Generator) -> dict[str, Array]:
+    """A variant of each image: # (n, height, width, channels) -> the same shape and type; other inputs stay."""
+    varied = {}
+    for name, batch in inputs.items():
+        if batch.ndim == IMAGE_RANK:
+            if "flip" in kinds:
+                batch = flipped(batch, generator)
+            if "shift" in kinds:
+                batch = shifted(batch, generator)
+            if "mixup" in kinds:
+                batch = mixed(batch, generator)
+        varied[name] = batch
+    return varied
+
+
+def flipped(batch: Array, generator: np.random.Generator) -> Array:
+    """Each image, left and right exchanged with probability one half."""
+    flips = generator.random(len(batch)) < 0.5
+    return np.where(flips[:, None, None, None], batch[:, :, ::-1], batch)
+
+
+def shifted(batch: Array, generator: np.random.Generator) -> Array:
+    """Each image moved by up to an eighth of its size, the edge repeated."""
+    _, height, width, _ = batch.shape
+    reach = [max(1, int(height * SHIFT)), max(1, int(width * SHIFT))]
+    padded = np.pad(batch, [(0, 0), (reach[0], reach[0]), (reach[1], reach[1]), (0, 0)], mode="edge")
+    moves = [generator.integers(0, 2 * r + 1, len(batch)) for r in reach]
+    rows = moves[0][:, None] + np.arange(height)
+    columns = moves[1][:, None] + np.arange(width)
+    return np.asarray(padded[np.arange(len(batch))[:, None, None], rows[:, :, None], columns[:, None, :]])
+
+
+def mixed(batch: Array, generator: np.random.Generator) -> Array:
+    """Pairs of images blended with a weight from Beta(1, 1); Zhang et al., arXiv:1710.09412, eq. (1), inputs only."""
+    weights = generator.random((len(batch), 1, 1, 1), dtype=np.float32)
+    other = batch[generator.permutation(len(batch))]
+    blend = weights * batch.astype(np.float32) + (1 - weights) * other.astype(np.float32)
+    return np.asarray(blend if batch.dtype.kind == "f" else np.rint(blend), batch.dtype)

@@ -1,0 +1,225 @@
+"""What every compressor is, is given and needs: the protocol, the context, choosing layers, fine-tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedl.compression.augmentation import Augmented
+from edgedl.compression.distillation import Teaching
+from edgedl.errors import InputError
+from edgedl.fitting import FitOptions, FitResult, OnStep, fit
+from edgedl.fitting.losses import packed
+from edgedl.fitting.samples import TrainingData, batches
+from edgedl.models import specs
+from edgedl.models.saving import save
+from edgedl.models.tensors import operations
+from edgedl.recipes import Step, Training
+from edgedl.toml import did_you_mean
+from edgedl.types import Target
+
+if TYPE_CHECKING:
+    import keras
+
+Array = NDArray[Any]
+Data = TrainingData | None
+BATCH_NORM_SAMPLES = 2048  # enough for a mean and a variance a channel
+BATCH_NORM_BATCH = 128
+
+
+def _silent(_: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Context:
+    """What a step may use. `teacher` is the model before the recipe, `say` takes a note for the user.
+
+    `folder`, where there is one, belongs to this step alone: checkpoints that a later run of the same step resumes.
+    """
+
+    step: Step
+    seed: int = 0
+    teacher: keras.Model | None = None
+    say: Callable[[str], None] = _silent
+    folder: Path | None = None
+    target: Target | None = None
+
+
+class Compressor(Protocol):
+    """One technique, an entry point of the group `edgedl.compressors`, such as `prune.channels`."""
+
+    kind: str
+    options: type  # a frozen dataclass: the step's own keys
+
+    def apply(self, model: keras.Model, data: Data, options: Any, context: Context) -> keras.Model:
+        """A new model; the caller's stays as it is. Raises InputError and UnsupportedError by name."""
+        ...
+
+
+def matching_layers(
+    model: keras.Model,
+    match: Sequence[str],
+    skip: Sequence[str] = (),
+    *,
+    where: str = "recipe",
+    able: Callable[[Any], bool] = lambda layer: bool(getattr(layer, "weights", ())),
+    what: str = "layer with weights",
+) -> list[Any]:
+    """The layers that a step takes, those of nested models too, in the model's order, each once.
+
+    `match` and `skip` are name patterns (fnmatch, case counts); no `match` takes every `able` layer. Raises
+    InputError where a pattern hits nothing, or nothing is left.
+    """
+    found = [op for op in operations(model) if op is not model and hasattr(op, "weights")]
+    order = {id(layer): i for i, layer in enumerate(found)}
+    taken = [layer for layer in found if able(layer)]
+    for key, patterns, layers in (("match", match, taken), ("skip", skip, found)):
+        names = [layer.name for layer in layers]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                near = did_you_mean(pattern, names)
+                kind = what if key == "match" else "layer"
+                message = f"{where}: {key} {pattern!r} hits no {kind}{near}; there are {_listed(names)}"
+                raise InputError(message)
+    chosen = [
+        layer
+        for layer in taken
+        if (not match or any(fnmatchcase(layer.name, p) for p in match))
+        and not any(fnmatchcase(layer.name, p) for p in skip)
+    ]
+    if not chosen:
+        why = "skip takes them all" if taken else "the model has none"
+        message = f"{where}: there is no {what} to work on: {why}"
+        raise InputError(message)
+    return sorted(chosen, key=lambda layer: order[id(layer)])
+
+
+def _listed(names: Sequence[str], limit: int = 12) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(sorted(names)[:limit]) or "none") + more
+
+
+def require_data(data: Data, where: str, why: str) -> TrainingData:
+    """The data, which `why` needs. Raises InputError where there is none."""
+    if data is None or not data.count:
+        message = f"{where}: {why} needs data; give --data"
+        raise InputError(message)
+    return data
+
+
+def fine_tune(
+    model: keras.Model,
+    data: Data,
+    training: Training,
+    context: Context,
+    *,
+    on_step: OnStep | None = None,
+) -> FitResult:
+    """Train `model` in place as `training` says, taught by `context.teacher` where it says `distill`.
+
+    Raises InputError: no data, no labels and no teacher, or training that diverged; the weights are then those of the
+    last epoch that was finite, which also lie in `context.folder`.
+    """
+    where = context.step.where
+    data = require_data(data, where, "training")
+    options = FitOptions(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        schedule=training.schedule,
+        patience=training.patience,
+        seed=context.seed,
+    )
+    samples = Augmented.of(data, training.augment, context.seed) if training.augment else data
+    guard = _Guard(model, math.ceil(data.count / training.batch_size), on_step)
+    teaching = None
+    if training.distill is not None:
+        if context.teacher is None:
+            message = f"{where}: distill needs the original model as teacher, and there is none"
+            raise InputError(message)
+        teaching = Teaching(model, context.teacher, training.distill, data, where)
+    elif not data.targets:
+        message = (
+            f"{where}: the data has no labels; give labelled data, or let the original model teach: distill = {{}}"
+        )
+        raise InputError(message)
+    trainee = teaching.trainee if teaching else model
+    try:
+        result = fit(trainee, samples, options, objective=teaching.objective if teaching else None, on_step=guard)
+    except InputError as e:
+        if "diverged" not in str(e):
+            raise
+        raise guard.diverged(e, context) from e
+    for note in result.notes:
+        context.say(f"{where}: {note}")
+    return result
+
+
+class _Guard:
+    """Keeps the weights of the last epoch that was finite."""
+
+    def __init__(self, model: keras.Model, steps: int, on_step: OnStep | None) -> None:
+        self.model, self.steps, self.on_step = model, steps, on_step
+        self.weights, self.epoch = model.get_weights(), 0
+
+    def __call__(self, trainee: Any, done: int, total: int) -> None:
+        if self.on_step:
+            self.on_step(trainee, done, total)
+        if done % self.steps == 0:
+            weights = [w.numpy() for w in self.model.weights]
+            if all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f"):
+                self.weights, self.epoch = weights, done // self.steps
+
+    def diverged(self, error: InputError, context: Context) -> InputError:
+        """The error to raise, once the good weights are back."""
+        self.model.set_weights(self.weights)
+        kept = f"the weights of epoch {self.epoch} are kept" if self.epoch else "the weights from before it are kept"
+        if context.folder is not None:
+            context.folder.mkdir(parents=True, exist_ok=True)
+            path = context.folder / "last-good.keras"
+            save(self.model, path)
+            kept += f" in {path}"
+        return InputError(f"{context.step.where}: {error}; {kept}")
+
+
+def re_estimate_batch_norm(model: keras.Model, data: Data, *, seed: int = 0) -> int:
+    """Set the statistics of every batch normalization to those of the data, in place. Returns how many there are.
+
+    The mean over seeded batches of their means and variances, each with the same weight, as stochastic weight
+    averaging does it (Izmailov et al., arXiv:1803.05407, section 3.2). Without data or such layers nothing happens.
+    """
+    import tensorflow as tf
+
+    layers = [op for op in operations(model) if type(op).__name__ == "BatchNormalization" and op.trainable]
+    if not layers or data is None or not data.count:
+        return 0
+    rng = np.random.default_rng([seed, 2])
+    chosen = rng.permutation(data.count)[:BATCH_NORM_SAMPLES]
+    momentum = tf.Variable(0.0, trainable=False)
+    before = [layer.momentum for layer in layers]
+    dtypes = {spec.name: spec.dtype for spec in specs(model)[0]}
+
+    def forward(arrays: dict[str, Any]) -> Any:
+        typed = [tf.cast(arrays[name], dtype) for name, dtype in dtypes.items()]
+        return model(packed(model, typed), training=True)
+
+    run = tf.function(forward, autograph=False, reduce_retracing=True)
+    try:
+        for layer in layers:
+            layer.momentum = momentum
+        for i, rows in enumerate(batches(chosen, BATCH_NORM_BATCH)):
+            momentum.assign(i / (i + 1))
+            inputs, _ = data.take(np.sort(rows))
+            run({name: tf.constant(inputs[name]) for name in dtypes})
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            layer.momentum = value
+    return len(layers)

@@ -1,0 +1,297 @@
+"""Structured pruning: the channels that matter least are removed, not zeroed, everywhere they go.
+
+What hangs together is found by `groups`, how much it matters by `importance`; removal goes in steps towards the goal,
+with batch-norm statistics estimated again after each, and fine-tuning in between (Molchanov et al., arXiv:1906.10771,
+section 3.2; Li and Wang et al., arXiv:2007.02491, for the statistics).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+
+from edgedl import graph
+from edgedl.compression import importance as criteria
+from edgedl.compression.base import Context, Data, fine_tune, matching_layers, re_estimate_batch_norm
+from edgedl.compression.groups import KERNELS, Groups, Use, channel_groups, families
+from edgedl.compression.removal import Costs, removed
+from edgedl.errors import InputError, UnsupportedError
+from edgedl.toml import Within
+
+if TYPE_CHECKING:
+    import keras
+
+    from edgedl.types import Array
+
+Share = Annotated[float, Within("(0, 1)")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What may be left, as a share of what the step starts with."""
+
+    macs: Share | None = None
+    parameters: Share | None = None
+
+    def __post_init__(self) -> None:
+        if self.macs is None and self.parameters is None:
+            message = "goal must have macs or parameters, such as { macs = 0.5 }"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Either `goal`, or `sparsity`: the share of the removable channels that goes.
+
+    `scope` global ranks all channels together, layer takes the same share of each family of layers. `iterations` is in
+    how many steps; between them, with `training`, `between` passes over the data. `minimum` channels stay in a layer.
+    `per_cost` ranks towards a goal by importance per MAC (or parameter) saved; None: with taylor, which is a loss.
+    """
+
+    goal: Goal | None = None
+    sparsity: Annotated[float, Within("(0, 1)")] | None = None
+    scope: Literal["global", "layer"] = "global"
+    importance: Literal["l1", "bn_gamma", "taylor"] = "l1"
+    per_cost: bool | None = None
+    iterations: Annotated[int, Within("[1, 100]")] = 1
+    between: Annotated[int, Within("[0, inf)")] = 1
+    minimum: Annotated[int, Within("[1, inf)")] = 1
+
+    def __post_init__(self) -> None:
+        if (self.goal is None) == (self.sparsity is None):
+            message = "give either goal, such as { macs = 0.5 }, or sparsity"
+            raise ValueError(message)
+
+
+class Channels:
+    """Removes whole channels towards a goal."""
+
+    kind = "prune"
+    options = Options
+
+    def apply(self, model: keras.Model, data: Data, options: Options, context: Context) -> keras.Model:
+        """A flat model with fewer channels. Says how many went, and what the statistics and training did."""
+        return _Run(graph.flattened(model), data, options, context).done()
+
+
+class _Run:
+    """One step of a recipe at work."""
+
+    def __init__(self, model: keras.Model, data: Data, options: Options, context: Context) -> None:
+        self.model, self.data, self.options, self.context = model, data, options, context
+        self.where = context.step.where
+        groups = channel_groups(model)
+        self.before = Costs.of(model, groups).of_choice(np.ones(groups.count, bool))
+        self.chosen = self._chosen(groups)
+        self.sizes = {names: len(ids) for names, ids in self._candidates(groups)}
+        self.checkpoint = _Checkpoint(context.folder)
+
+    def done(self) -> keras.Model:
+        """All iterations, from the last checkpoint on, and the final training."""
+        steps = self.options.iterations
+        masks = self.checkpoint.masks()
+        start = len(masks)
+        for keep in masks:
+            self.model = removed(self.model, channel_groups(self.model), keep)
+        if start:
+            self.checkpoint.restore(self.model, start)
+            self.context.say(f"{self.where}: went on after iteration {start} of {steps}")
+        for number in range(start + 1, steps + 1):
+            keep = self._iteration(number / steps)
+            if number < steps:
+                self._train(self.options.between)
+            self.checkpoint.save(number, keep, self.model)
+        if self.context.step.training is not None:
+            self._train(self.context.step.training.epochs)
+        self._report()
+        return self.model
+
+    def _iteration(self, progress: float) -> Array:
+        groups = channel_groups(self.model)
+        values = criteria.of_groups(
+            self.model, groups, self.options.importance, self.data, seed=self.context.seed, where=self.where
+        )
+        keep = self._keep(groups, values, progress)
+        self.model = removed(self.model, groups, keep)
+        re_estimate_batch_norm(self.model, self.data, seed=self.context.seed)
+        return keep
+
+    def _train(self, epochs: int) -> None:
+        training = self.context.step.training
+        if training is not None and epochs:
+            fine_tune(self.model, self.data, replace(training, epochs=epochs), self.context)
+
+    def _chosen(self, groups: Groups) -> list[str]:
+        """The layers whose channels may go. Raises InputError and UnsupportedError where none may."""
+        step = self.context.step
+        layers = matching_layers(
+            self.model,
+            step.match,
+            step.skip,
+            where=self.where,
+            able=lambda layer: type(layer).__name__ in KERNELS,
+            what="convolution or Dense layer",
+        )
+        names = [layer.name for layer in layers if layer.name in groups.uses]
+        self.skipped = [n for n in groups.sources() if any(fnmatchcase(n, p) for p in step.skip)]
+        names = [name for name in names if len(groups.removable(groups.uses[name]))]
+        if not names:
+            found = ", ".join(layer.name for layer in layers)
+            message = (
+                f"{self.where}: no channel of {found} can be removed: they are outputs of the model, or go where "
+                "channels cannot be told apart"
+            )
+            raise UnsupportedError(message)
+        return names
+
+    def _candidates(self, groups: Groups) -> list[tuple[tuple[str, ...], Array]]:
+        """The families of the chosen layers, without the groups that a skipped layer shares."""
+        held = np.concatenate([np.zeros(0, np.int64), *(groups.uses[n].outputs for n in self.skipped)])
+        found = [(names, np.setdiff1d(ids, held)) for names, ids in families(groups, self.chosen)]
+        return [(names, ids) for names, ids in found if len(ids)]
+
+    def _keep(self, groups: Groups, values: Array, progress: float) -> Array:
+        """Which groups stay after an iteration, a mask (groups.count,); `progress` is the share of the way."""
+        found = self._candidates(groups)
+        if self.options.goal is not None:
+            return self._towards_goal(groups, values, found, self.options.goal, progress)
+        share = float(self.options.sparsity or 0) * progress
+        keep = np.ones(groups.count, bool)
+        if self.options.scope == "layer":
+            for names, ids in found:
+                self._drop_share(groups, values, keep, ids, self.sizes[names], share)
+        else:
+            ids = np.concatenate([ids for _, ids in found])
+            self._drop_share(groups, values, keep, ids, sum(self.sizes.values()), share)
+        return keep
+
+    def _drop_share(self, groups: Groups, values: Array, keep: Array, ids: Array, size: int, share: float) -> None:
+        """Drop the least important of `ids` in place, until `share` of the `size` there were at first are gone."""
+        left = _Left(groups, keep, self.options.minimum)
+        wanted = round(size * share) - (size - len(ids))
+        dropped = 0
+        for group in ids[np.argsort(values[ids], kind="stable")]:
+            if dropped >= wanted:
+                return
+            dropped += left.drop(int(group))
+        if dropped < wanted:
+            message = (
+                f"{self.where}: sparsity {self.options.sparsity} would leave layer {left.blocking!r} fewer than "
+                f"{self.options.minimum} channels; ask for less, or skip it"
+            )
+            raise InputError(message)
+
+    def _towards_goal(
+        self, groups: Groups, values: Array, found: list[tuple[tuple[str, ...], Array]], goal: Goal, progress: float
+    ) -> Array:
+        costs = Costs.of(self.model, groups)
+        limits = [
+            np.inf if share is None else before * (1 - progress * (1 - share))
+            for before, share in zip(self.before, (goal.macs, goal.parameters), strict=True)
+        ]
+        keep = np.ones(groups.count, bool)
+        left = _Left(groups, keep, self.options.minimum)
+        ranked = values
+        per_cost = self.options.importance == "taylor" if self.options.per_cost is None else self.options.per_cost
+        if per_cost:
+            saved = costs.saved(keep)[0 if goal.macs is not None else 1]
+            ranked = values / np.maximum(saved, 1)
+        queue = self._queue(found, ranked)
+        for group in queue:
+            now = costs.of_choice(keep)
+            if all(n <= limit for n, limit in zip(now, limits, strict=True)):
+                return keep
+            left.drop(int(group))
+        now = costs.of_choice(keep)
+        if all(n <= limit for n, limit in zip(now, limits, strict=True)):
+            return keep
+        least = [round(n / b, 3) if b else 0 for n, b in zip(now, self.before, strict=True)]
+        message = (
+            f"{self.where}: the goal would leave layer {left.blocking!r} fewer than {self.options.minimum} channels; "
+            f"the least these layers can reach is macs {least[0]}, parameters {least[1]}"
+        )
+        raise InputError(message)
+
+    def _queue(self, found: list[tuple[tuple[str, ...], Array]], ranked: Array) -> Array:
+        """The groups in the order in which they go: by rank, or by their place within their own family."""
+        ids = np.concatenate([ids for _, ids in found])
+        if self.options.scope == "global":
+            return ids[np.argsort(ranked[ids], kind="stable")]
+        places = [np.argsort(np.argsort(ranked[own], kind="stable"), kind="stable") / len(own) for _, own in found]
+        return ids[np.argsort(np.concatenate(places), kind="stable")]
+
+    def _report(self) -> None:
+        groups = channel_groups(self.model)
+        now = Costs.of(self.model, groups).of_choice(np.ones(groups.count, bool))
+        at_start, left = sum(self.sizes.values()), sum(len(ids) for _, ids in self._candidates(groups))
+        shares = [f"{n / b:.1%}" if b else "0" for n, b in zip(now, self.before, strict=True)]
+        self.context.say(
+            f"{self.where}: {at_start - left} of {at_start} channels removed; "
+            f"{shares[0]} of the MACs and {shares[1]} of the parameters are left"
+        )
+
+
+@dataclass
+class _Left:
+    """How many channels each layer has left while groups are dropped from the mask `keep`, in place."""
+
+    groups: Groups
+    keep: Array
+    minimum: int
+    blocking: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    homes: dict[int, list[tuple[str, int]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        uses: dict[str, Use] = self.groups.sources()
+        for name, use in uses.items():
+            self.counts[name] = int(self.keep[use.outputs].sum())
+            for group, times in zip(*np.unique(use.outputs, return_counts=True), strict=True):
+                self.homes.setdefault(int(group), []).append((name, int(times)))
+
+    def drop(self, group: int) -> bool:
+        """Drop a group, unless a layer would have too few channels then; whether it was dropped."""
+        homes = self.homes.get(group, [])
+        short = next((name for name, times in homes if self.counts[name] - times < self.minimum), None)
+        if short is not None:
+            self.blocking = short
+            return False
+        for name, times in homes:
+            self.counts[name] -= times
+        self.keep[group] = False
+        return True
+
+
+class _Checkpoint:
+    """The masks of the iterations and the weights after the last, in a folder; nothing without one."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def masks(self) -> list[Array]:
+        """The mask of each iteration that was done."""
+        found: list[Array] = []
+        while self.folder is not None and (path := self.folder / f"iteration-{len(found) + 1}.npz").exists():
+            with np.load(path) as stored:
+                found.append(stored["keep"])
+        return found
+
+    def restore(self, model: keras.Model, number: int) -> None:
+        """Set the weights as they were after that iteration."""
+        assert self.folder is not None  # noqa: S101
+        with np.load(self.folder / f"iteration-{number}.npz") as stored:
+            model.set_weights([stored[f"w{i}"] for i in range(len(model.weights))])
+
+    def save(self, number: int, keep: Array, model: keras.Model) -> None:
+        """Write an iteration; it is there whole or not at all."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / "part.npz"
+        arrays: dict[str, Any] = {f"w{i}": w for i, w in enumerate(model.get_weights())}
+        np.savez(part, keep=keep, **arrays)
+        part.replace(self.folder / f"iteration-{number}.npz")

@@ -1,0 +1,51 @@
+"""Child side of `edgedl compress`: one step of a recipe, from file to file."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgedl import compression, models, recipes, targets
+from edgedl.fitting import set_seed
+from edgedl.fitting.samples import TrainingData
+from edgedl.models.saving import save
+
+
+def step(
+    model: str,
+    teacher: str,
+    recipe: str,
+    overrides: list[str],
+    number: int,
+    data: dict[str, Any] | None,
+    out: str,
+    folder: str,
+    seed: int,
+    target: str | None,
+    trust: bool,
+    custom_objects: str | None,
+) -> dict[str, Any]:
+    """Do step `number` (from 0) of a recipe to `model` and write `out`; its notes, and the seconds it took.
+
+    `data` is {"inputs": {name: .npy}, "targets": {name: .npy}} by the model's own names.
+    """
+    begun = time.monotonic()
+    loading: dict[str, Any] = {"trust": trust, "custom_objects": custom_objects}
+    whole = recipes.load(recipe, overrides)
+    notes: list[str] = []
+    set_seed(seed)
+    made = compression.run(
+        models.load(Path(model), **loading).model,
+        replace(whole, steps=whole.steps[: number + 1]),
+        TrainingData.open(data["inputs"], data["targets"]) if data else None,
+        seed=seed,
+        say=notes.append,
+        folder=Path(folder),
+        target=targets.load(target) if target else None,
+        start=number,
+        teacher=models.load(Path(teacher), **loading).model,
+    )
+    save(made, Path(out))
+    return {"notes": notes, "seconds": time.monotonic() - begun}

@@ -1,0 +1,169 @@
+"""Where a TFLite interpreter holds an integer tensor, and so where a range goes: a plan over a model's calls.
+
+Kernels of TFLite and their scales: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from edgedl.errors import UnsupportedError
+from edgedl.graph import Call, Graph, Value
+from edgedl.types import Scheme
+
+KERNELS = ("Dense", "Conv1D", "Conv2D", "DepthwiseConv2D", "Conv2DTranspose")
+ARITHMETIC = ("Add", "Subtract", "Multiply")
+RESHAPES = ("Flatten", "Reshape", "Permute", "Transpose", "Squeeze", "ExpandDims", "Identity", "RepeatVector")
+SAME = (
+    *RESHAPES,
+    *("MaxPooling1D", "MaxPooling2D", "AveragePooling1D", "AveragePooling2D"),
+    *("GlobalMaxPooling1D", "GlobalMaxPooling2D", "ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D"),
+    *("UpSampling1D", "UpSampling2D", "Concatenate", "Maximum", "Minimum", "GetItem"),
+)
+OWN = (*KERNELS, *ARITHMETIC, "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Mean", "PReLU")
+OWN_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu")
+FUSED = ("relu", "relu6")  # part of the operator before
+# (low, high) that the kernels give, whatever their input: int8 in steps of 1/256 (tanh 1/128), int16 of 1/32768
+FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
+FIXED_16 = (-32767 / 32768, 32767 / 32768)
+ALIKE = {"linear": "Identity"}
+
+
+class Kind(StrEnum):
+    """How the output of a call gets its range."""
+
+    OWN = "own"
+    SAME = "same as the inputs"
+    FIXED = "fixed"
+    FLOAT = "none"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """`group` has the number of the range of each value; a value without one is no integer tensor.
+
+    `fixed` are the ranges that are given, `again` what a call needs in another range than it has: (call, group).
+    `floats` are the calls that stay float.
+    """
+
+    group: dict[Value, int]
+    fixed: dict[int, tuple[float, float]]
+    again: dict[Call, int]
+    floats: frozenset[Call]
+
+
+def activation_of(layer: Any) -> str | None:
+    """The activation that a layer or op is, such as relu6; None where it is more than that."""
+    name = type(layer).__name__
+    if name == "ReLU":
+        plain = not layer.negative_slope and not layer.threshold
+        limits: dict[float | None, str] = {None: "relu", 6.0: "relu6"}
+        return limits.get(layer.max_value) if plain else "leaky_relu" if layer.max_value is None else None
+    if name == "Activation":
+        return activation_name(layer.activation)
+    if name == "Softmax":
+        return "softmax" if layer.axis in (-1, [-1]) else None
+    known = {"LeakyReLU": "leaky_relu", "ELU": "elu"}
+    ops = {"Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Tanh": "tanh"}
+    return known.get(name) or ops.get(name)
+
+
+def activation_name(function: Any) -> str:
+    """The name of an activation function; `linear` for None."""
+    return str(getattr(function, "__name__", None) or getattr(function, "name", "")) if function else "linear"
+
+
+def plan(graph: Graph, scheme: Scheme, keep: Callable[[Call], bool]) -> Plan:
+    """The plan for a model whose kernels have fusible activations alone. Raises UnsupportedError naming a layer."""
+    return _Planner(graph, scheme, keep).plan()
+
+
+class _Planner:
+    def __init__(self, graph: Graph, scheme: Scheme, keep: Callable[[Call], bool]) -> None:
+        self.graph, self.wide = graph, scheme is Scheme.STATIC_WI8_AI16
+        self.kinds = {call: Kind.FLOAT if keep(call) else self._kind(call) for call in graph.calls}
+        self.parent: dict[Value, Value] = {}
+        self.fixed: dict[Value, tuple[float, float]] = {}
+        self.again: dict[Call, Value] = {}
+
+    def plan(self) -> Plan:
+        """Values united where TFLite wants one scale; the roots are the groups."""
+        for value in self.graph.inputs:
+            self._enter(value)
+        for call in self.graph.calls:
+            if not self._fused(call):
+                self._place(call)
+        roots = {value: self._root(value) for value in self.parent}
+        numbers = {root: i for i, root in enumerate(dict.fromkeys(roots.values()))}
+        return Plan(
+            group={value: numbers[root] for value, root in roots.items()},
+            fixed={numbers[root]: range_ for root, range_ in self.fixed.items() if root in numbers},
+            again={call: numbers[self._root(value)] for call, value in self.again.items()},
+            floats=frozenset(call for call, kind in self.kinds.items() if kind is Kind.FLOAT),
+        )
+
+    def _kind(self, call: Call) -> Kind:
+        name, activation = call.kind, activation_of(call.layer)
+        if activation in FIXED:
+            return Kind.FIXED
+        if activation in OWN_ACTIVATIONS or name in OWN:
+            return Kind.OWN
+        if activation in ALIKE or name in SAME or not _is_real(call.outputs[0]):
+            return Kind.SAME
+        message = (
+            f"layer {call.name!r} ({name}) has tensors inside that no range can be given to; leave it float with "
+            f"keep_float = [{call.name!r}], or export the float model with a static scheme and calibration data"
+        )
+        raise UnsupportedError(message)
+
+    def _fused(self, call: Call) -> bool:
+        """Whether the output is no tensor of its own: the activation that follows is part of this operator."""
+        after = self.graph.next(call)
+        able = call.kind in (*KERNELS, *ARITHMETIC) and self.kinds[call] is not Kind.FLOAT
+        return able and after is not None and self.kinds[after] is Kind.OWN and activation_of(after.layer) in FUSED
+
+    def _place(self, call: Call) -> None:
+        kind, output = self.kinds[call], call.outputs[0]
+        if not _is_real(output) or (kind is Kind.FLOAT and not self._is_wanted(output)):
+            return
+        self._enter(output)
+        if kind is Kind.FIXED:
+            self.fixed[output] = FIXED_16 if self.wide else FIXED[activation_of(call.layer) or ""]
+        elif kind is Kind.SAME:
+            inputs = [v for v in call.inputs if v in self.parent]
+            ranges = {self.fixed.get(self._root(v)) for v in inputs}
+            if len(ranges) > 1 or not inputs:
+                self.again[call] = output
+            else:
+                self._unite([*inputs, output])
+
+    def _is_wanted(self, value: Value) -> bool:
+        """Whether a call that is quantized takes it."""
+        return any(self.kinds[call] is not Kind.FLOAT for call in self.graph.consumers(value))
+
+    def _enter(self, value: Value) -> None:
+        if _is_real(value) and value not in self.parent:
+            self.parent[value] = value
+
+    def _root(self, value: Value) -> Value:
+        while self.parent[value] is not value:
+            value = self.parent[value]
+        return value
+
+    def _unite(self, values: list[Value]) -> None:
+        roots = [self._root(v) for v in values]
+        range_ = next((self.fixed[r] for r in roots if r in self.fixed), None)
+        for root in roots[1:]:
+            self.parent[root] = roots[0]
+        for root in roots[1:]:
+            if root is not roots[0]:
+                self.fixed.pop(root, None)
+        if range_:
+            self.fixed[roots[0]] = range_
+
+
+def _is_real(value: Value) -> bool:
+    return "float" in value.dtype

@@ -1,0 +1,239 @@
+"""Pruning that sets weights to zero: by magnitude, n of m, or in blocks. The shapes of the layers stay.
+
+Zeros shrink what a store sends; they make no runtime here faster (`prune.channels` does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+
+from edgedl.compression import sparsity
+from edgedl.compression.base import Context, Data, fine_tune, re_estimate_batch_norm
+from edgedl.compression.kernels import Kernel, copy_of, kernels, keyed, share_text
+from edgedl.compression.masks import Hold, zeros
+from edgedl.compression.preservation import preserved
+from edgedl.compression.sparsity import Mask, Schedule
+from edgedl.errors import InputError
+from edgedl.models.tensors import operations
+from edgedl.toml import Within
+
+if TYPE_CHECKING:
+    import keras
+
+    from edgedl.types import Array
+
+Masker = Callable[[Sequence["Array"], float], list[Mask]]  # (values of each kernel, sparsity) -> masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagnitudeOptions:
+    """`scope` layer makes every kernel as sparse, global the whole, kernels compared by |w| * sqrt(fan-in).
+
+    The polynomial `schedule` reaches `sparsity` after the share `ramp` of the fine-tuning, the constant one at once.
+    """
+
+    sparsity: Annotated[float, Within("[0, 1)")]
+    scope: Literal["layer", "global"] = "layer"
+    schedule: Schedule = "polynomial"
+    ramp: Annotated[float, Within("(0, 1]")] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternOptions:
+    """Of every `m` weights along the input channels, the `n` largest stay."""
+
+    n: Annotated[int, Within("[1, inf)")] = 2
+    m: Annotated[int, Within("[2, inf)")] = 4
+
+    def __post_init__(self) -> None:
+        if self.n >= self.m:
+            message = f"n must be below m, or nothing is pruned; got n = {self.n}, m = {self.m}"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions:
+    """`block` is (input channels, output channels); the rest as for magnitude."""
+
+    sparsity: Annotated[float, Within("[0, 1)")]
+    block: tuple[Annotated[int, Within("[1, inf)")], ...] = (4, 1)
+    schedule: Schedule = "polynomial"
+    ramp: Annotated[float, Within("(0, 1]")] = 0.5
+
+    def __post_init__(self) -> None:
+        if len(self.block) != 2 or self.block == (1, 1):
+            message = f"block must be two sizes, not both 1, such as [4, 1]; got {list(self.block)}"
+            raise ValueError(message)
+
+
+class Magnitude:
+    """Sets the weights of least magnitude to zero."""
+
+    kind = "prune"
+    options = MagnitudeOptions
+
+    def apply(self, model: keras.Model, data: Data, options: MagnitudeOptions, context: Context) -> keras.Model:
+        """A copy with the sparsity asked for, fine-tuned where the step trains; says what was reached."""
+        made = copy_of(model)
+        chosen = kernels(made, context)
+        fan_in = [k.fan_in for k in chosen]
+
+        def masker(values: Sequence[Array], share: float) -> list[Mask]:
+            if options.scope == "global":
+                return sparsity.global_masks(values, fan_in, share)
+            return [sparsity.magnitude_mask(v, share) for v in values]
+
+        _check_sizes(chosen, options.sparsity, options.scope, context)
+        return _Pruning(made, chosen, masker, context).run(data, options.sparsity, options.schedule, options.ramp)
+
+
+class NOfM:
+    """Keeps n of every m weights, as sparse matrix units of GPUs take them."""
+
+    kind = "prune"
+    options = PatternOptions
+
+    def apply(self, model: keras.Model, data: Data, options: PatternOptions, context: Context) -> keras.Model:
+        """A copy in which every kernel that sums over input channels has the pattern, fine-tuned under it."""
+        made = copy_of(model)
+        able = _sums_channels(options.m)
+        chosen = kernels(made, context, able=able, what=f"layer that sums over {options.m} input channels or more")
+
+        def masker(values: Sequence[Array], _: float) -> list[Mask]:
+            return [
+                _by_input(k, v, lambda w: sparsity.n_m_mask(w, options.n, options.m))
+                for k, v in zip(chosen, values, strict=True)
+            ]
+
+        return _Pruning(made, chosen, masker, context).run(data, 1 - options.n / options.m, "constant", 1.0)
+
+
+class Block:
+    """Sets whole blocks of weights to zero."""
+
+    kind = "prune"
+    options = BlockOptions
+
+    def apply(self, model: keras.Model, data: Data, options: BlockOptions, context: Context) -> keras.Model:
+        """A copy in which blocks of every kernel are zero, at least as many as asked for; fine-tuned under them."""
+        made = copy_of(model)
+        high, wide = options.block
+        able = _sums_channels(high)
+        what = f"layer that sums over {high} input channels or more"
+        chosen = kernels(made, context, able=able, what=what)
+
+        def masker(values: Sequence[Array], share: float) -> list[Mask]:
+            return [
+                _by_input(k, v, lambda w: _blocks(w, (high, wide), share)) for k, v in zip(chosen, values, strict=True)
+            ]
+
+        def emptied(kernel: Kernel) -> bool:
+            return not _by_input(kernel, kernel.read(), lambda w: _blocks(w, (high, wide), options.sparsity)).any()
+
+        if lost := [k.name for k in chosen if emptied(k)]:
+            message = (
+                f"{context.step.where}: sparsity {options.sparsity:g} in blocks of {high} x {wide} leaves nothing of "
+                f"{', '.join(lost)}; ask for less, smaller blocks, or skip them"
+            )
+            raise InputError(message)
+        return _Pruning(made, chosen, masker, context).run(data, options.sparsity, options.schedule, options.ramp)
+
+
+def _blocks(weights: Array, block: tuple[int, int], share: float) -> Mask:
+    """`block_mask` of (in, ..., out)."""
+    return np.moveaxis(sparsity.block_mask(np.moveaxis(weights, 0, -2), block, share), -2, 0)
+
+
+def _by_input(kernel: Kernel, values: Array, masker: Callable[[Array], Mask]) -> Mask:
+    """The mask of a kernel from a function that takes (in, ..., out)."""
+    if kernel.layout == "heads":  # (in, heads, size)
+        return masker(values)
+    axis = values.ndim - (1 if kernel.layout == "transposed" else 2)
+    ordered = np.moveaxis(values, axis, 0)
+    return np.moveaxis(masker(ordered), 0, axis)
+
+
+def _sums_channels(least: int) -> Callable[[Any, Kernel], bool]:
+    """Whether a kernel sums over so many input channels: a depthwise one sums over none."""
+
+    def able(_: Any, kernel: Kernel) -> bool:
+        axis = {"heads": 0, "transposed": -1}.get(kernel.layout, -2)
+        return kernel.layout != "depthwise" and kernel.shape[axis] >= least
+
+    return able
+
+
+def _check_sizes(chosen: Sequence[Kernel], share: float, scope: str, context: Context) -> None:
+    """Raises InputError where nothing would be left of a kernel, or nothing would be pruned at all."""
+    sizes = {k.name: math.prod(k.shape) for k in chosen}
+    if scope == "layer" and (lost := [n for n, size in sizes.items() if round(share * size) >= size]):
+        message = (
+            f"{context.step.where}: sparsity {share:g} leaves nothing of {', '.join(lost)}; ask for less or skip them"
+        )
+        raise InputError(message)
+    if share > 0 and round(share * sum(sizes.values())) == 0:
+        message = f"{context.step.where}: sparsity {share:g} of {sum(sizes.values())} weights is less than one weight"
+        raise InputError(message)
+
+
+class _Pruning:
+    """One pruning of a copy: masks now and in training, batch norm, and what was reached."""
+
+    def __init__(self, model: keras.Model, chosen: Sequence[Kernel], masker: Masker, context: Context) -> None:
+        self.model, self.chosen, self.masker, self.context = model, chosen, masker, context
+        self.where = context.step.where
+        self.hold = Hold(zeros(chosen))
+        self.others = preserved(model, without=chosen)
+
+    def run(self, data: Data, final: float, schedule: Schedule, ramp: float) -> keras.Model:
+        """Prune, train where the step says so, and tell what was reached."""
+        training = self.context.step.training
+        if training is None:
+            self.prune(self.model, final)
+        else:
+            self.prune(self.model, sparsity.sparsity_at(0, 1, final=final, schedule=schedule))
+            rest = training
+            if schedule == "polynomial" and training.patience:  # what is not yet sparse must not be chosen as best
+                epochs = max(1, round(ramp * training.epochs))
+                rest = replace(training, epochs=training.epochs - epochs)
+                self._train(data, replace(training, epochs=epochs, patience=None), final, schedule, 1.0)
+                ramp = 0.0
+            if rest.epochs:
+                self._train(data, rest, final, schedule if ramp else "constant", ramp)
+            self.prune(self.model, final)
+        self._settle(data)
+        return self.model
+
+    def prune(self, model: Any, share: float) -> None:
+        """Make the masks of `model` anew, zeros of before included, and apply them."""
+        weights = keyed(model)
+        values = [np.asarray(weights[k.key].numpy()) for k in self.chosen]
+        masks = self.masker(values, share)
+        self.hold.update({k.key: m & (v != 0) for k, m, v in zip(self.chosen, masks, values, strict=True)})
+        self.hold(model)
+
+    def _train(self, data: Data, training: Any, final: float, schedule: Schedule, ramp: float) -> None:
+        def on_step(trainee: Any, done: int, total: int) -> None:
+            last = sparsity.last_update(total, ramp)
+            self.hold(trainee)
+            if schedule == "polynomial" and sparsity.is_update(done, last):
+                self.prune(trainee, sparsity.sparsity_at(done, last, final=final, schedule=schedule))
+            if self.others:
+                self.others(trainee, done, total)
+
+        fine_tune(self.model, data, training, self.context, on_step=on_step)
+
+    def _settle(self, data: Data) -> None:
+        if any(type(op).__name__ == "BatchNormalization" for op in operations(self.model)):
+            if re_estimate_batch_norm(self.model, data, seed=self.context.seed):
+                self.context.say(f"{self.where}: batch-norm statistics re-estimated on the data")
+            else:
+                self.context.say(
+                    f"{self.where}: batch-norm statistics are those of before: no data to re-estimate them"
+                )
+        self.context.say(f"{self.where}: {share_text(self.chosen)}")

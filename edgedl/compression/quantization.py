@@ -1,0 +1,257 @@
+"""What the step `quantize` does, one thing after the other; imported where Keras is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedl import graph
+from edgedl.compression import equalize, ranges, rounding
+from edgedl.compression.base import Context, fine_tune
+from edgedl.compression.fake_quant import Adapt, FakeQuantize, KernelLayer, as_float
+from edgedl.compression.fake_quant_graph import prepared, quantized
+from edgedl.compression.fold import fold
+from edgedl.compression.placement import Plan, plan
+from edgedl.compression.quantize import Options
+from edgedl.errors import InputError
+from edgedl.fitting.samples import TrainingData, batches
+from edgedl.graph import Graph
+from edgedl.models.tensors import call_flat, specs
+from edgedl.recipes import Training
+from edgedl.toml import did_you_mean
+from edgedl.types import Scheme
+
+if TYPE_CHECKING:
+    import keras
+
+Array = NDArray[Any]
+BATCH = 64
+VALUES = 1 << 18  # of a tensor that an estimate is made of
+PROOF = 1e-4  # float32 in another order
+KEPT_CODES = 64  # a kernel on its grid with fewer values than this was clustered
+
+
+def quantize(model: keras.Model, data: TrainingData, options: Options, context: Context) -> keras.Model:
+    """The fake-quant model of `model`, calibrated, and trained where the step says so."""
+    where, scheme = context.step.where, Scheme.parse(options.scheme)
+    flat, _ = fold(graph.flattened(model))
+    keep = _keeper(flat, options.keep_float, where)
+    ready = prepared(flat, keep)
+    if options.equalize:
+        ready = graph.flattened(ready) if ready is flat else ready
+        _equalize(ready, context)
+    walked = Graph.of(ready)
+    placed = plan(walked, scheme, lambda call: keep(call.name))
+    training = context.step.training
+    adapt: Adapt = None if training is None else "moving" if options.ranges == "moving_average" else "learned"
+    made, found = quantized(ready, placed, walked, scheme, adapt)
+    with as_float:
+        graph.prove(model, made, PROOF, what="the model with places for ranges")
+    samples = _Samples(made, data, options.samples, context.seed)
+    calibrate(made, samples, options)
+    if options.rounding == "adaround":
+        _adaround(made, samples, context)
+    if options.bias_correction:
+        correct_biases(made, samples)
+    if training is not None:
+        _train(made, data, training, context)
+    settle(made, placed, walked, found)
+    return made
+
+
+def _keeper(model: keras.Model, patterns: Sequence[str], where: str) -> Any:
+    """Whether a layer of that name stays float. Raises InputError for a pattern that hits none."""
+    names = [layer.name for layer in model.layers]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = did_you_mean(pattern, names)
+            message = f"{where}: keep_float {pattern!r} hits no layer{near}; there are {', '.join(sorted(names))}"
+            raise InputError(message)
+    return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _equalize(model: keras.Model, context: Context) -> None:
+    before = model.get_weights()
+    walked = Graph.of(model)
+    pairs, left = equalize.equalize(model, walked)
+    after = model.get_weights()
+    model.set_weights(before)
+    unchanged = graph.flattened(model)
+    model.set_weights(after)
+    graph.prove(unchanged, model, PROOF, what="the equalized model")
+    if left:
+        context.say(f"{context.step.where}: not equalized, as their weights are on integer codes: {', '.join(left)}")
+    elif not pairs:
+        context.say(f"{context.step.where}: equalize found no two layers that follow each other through ReLU alone")
+
+
+class _Samples:
+    """The drawn samples, as the model takes them."""
+
+    def __init__(self, model: keras.Model, data: TrainingData, count: int, seed: int) -> None:
+        chosen = np.sort(np.random.default_rng([seed, 5]).permutation(data.count)[:count])
+        inputs, _ = data.take(chosen)
+        self.arrays = [inputs[spec.name].astype(spec.dtype) for spec in specs(model)[0]]
+        self.model, self.seed = model, seed
+
+    def run(self) -> Iterator[list[Any]]:
+        """The outputs of batch after batch; layers are watched through `watching`."""
+        for rows in batches(np.arange(len(self.arrays[0])), BATCH):
+            yield call_flat(self.model, [a[rows] for a in self.arrays])
+
+
+@contextmanager
+def watching(watch: Any) -> Iterator[None]:
+    """Every range and every layer with a kernel tells `watch(layer, inputs)` what it is given."""
+    as_float.watch = watch
+    try:
+        yield
+    finally:
+        as_float.watch = None
+
+
+def calibrate(model: keras.Model, samples: _Samples, options: Options) -> None:
+    """Set every range from what the float model gives there."""
+    found: dict[str, _Seen] = {}
+    generator = np.random.default_rng([samples.seed, 6])
+    share = VALUES * BATCH // max(BATCH, len(samples.arrays[0]))
+
+    def watch(layer: Any, values: Any) -> None:
+        if isinstance(layer, FakeQuantize) and not layer.fixed:
+            found.setdefault(layer.name, _Seen()).add(values.numpy(), share, generator)
+
+    with as_float, watching(watch):
+        for _ in samples.run():
+            pass
+    for name, seen in found.items():
+        layer = model.get_layer(name)
+        layer.set_range(*seen.range(options.ranges, layer.bits, symmetric=layer.symmetric))
+
+
+class _Seen:
+    """What was seen of one tensor: the bounds of each batch, and values drawn from all."""
+
+    def __init__(self) -> None:
+        self.lows: list[float] = []
+        self.highs: list[float] = []
+        self.values: list[Array] = []
+
+    def add(self, values: Array, share: int, generator: np.random.Generator) -> None:
+        """Take in one batch, at most `share` values of it."""
+        self.lows.append(float(values.min()))
+        self.highs.append(float(values.max()))
+        flat = values.ravel()
+        self.values.append(flat if flat.size <= share else flat[generator.integers(0, flat.size, share)])
+
+    def range(self, estimator: ranges.Estimator, bits: int, *, symmetric: bool) -> ranges.Range:
+        """The range by an estimator."""
+        lows, highs = np.array(self.lows), np.array(self.highs)
+        if estimator == "moving_average":
+            return ranges.moving_average(lows, highs)
+        bounds = ranges.min_max(np.concatenate([lows, highs]))
+        if estimator == "min_max" or bits > ranges.NARROW:
+            return bounds
+        values = np.concatenate(self.values)
+        if estimator == "percentile":
+            return ranges.percentile(values)
+        return ranges.mse(np.append(values, bounds), bits, symmetric=symmetric)
+
+
+def _kernels(model: keras.Model) -> list[Any]:
+    """The layers with a kernel on a grid, in order."""
+    return [layer for layer in model.layers if isinstance(layer, KernelLayer)]
+
+
+def _inputs_of(samples: _Samples, layer: Any, *, floats: bool) -> Array:
+    """What a layer is given on the samples, by the float model or by the quantized one."""
+    taken: list[Array] = []
+
+    def watch(seen: Any, values: Any) -> None:
+        if seen is layer:
+            taken.append(values.numpy())
+
+    with watching(watch):
+        if floats:
+            with as_float:
+                list(samples.run())
+        else:
+            list(samples.run())
+    return np.concatenate(taken)
+
+
+def _sums(layer: Any, inputs: Array, kernel: Any) -> Array:
+    return np.concatenate([np.asarray(layer.apply_linear(inputs[r], kernel)) for r in batches(np.arange(len(inputs)), BATCH)])
+
+
+def _adaround(model: keras.Model, samples: _Samples, context: Context) -> None:
+    """Put each kernel on its grid by AdaRound, layer after layer, the ones before it being quantized."""
+    from edgedl.agent import progress
+
+    layers = _kernels(model)
+    for i, layer in enumerate(layers):
+        progress("rounding", i, len(layers))
+        kernel = layer.variable.numpy()
+        scales = layer.scales
+        if rounding.is_on_grid(kernel, scales):
+            continue
+        targets = _sums(layer, _inputs_of(samples, layer, floats=True), kernel)
+        inputs = _inputs_of(samples, layer, floats=False)
+        options = rounding.AdaRoundOptions(seed=context.seed)
+        codes = rounding.adaround(kernel, scales, inputs, targets, layer.apply_linear, options)
+        layer.variable.assign((codes * scales).astype(np.float32))
+    progress("rounding", len(layers), len(layers))
+
+
+def correct_biases(model: keras.Model, samples: _Samples) -> None:
+    """Give each layer the mean outputs of its float form, layer after layer; one without a bias stays."""
+    for layer in _kernels(model):
+        if layer.bias is None:
+            continue
+        kernel = layer.variable.value
+        wanted = _sums(layer, _inputs_of(samples, layer, floats=True), kernel)
+        found = _sums(layer, _inputs_of(samples, layer, floats=False), layer.on_grid(training=False))
+        layer.bias.assign(layer.bias.numpy() + equalize.bias_shift(wanted, found).astype(np.float32))
+
+
+def _train(model: keras.Model, data: TrainingData, training: Training, context: Context) -> None:
+    """Fine-tune; zeros stay zeros, and kernels whose codes were chosen before stay as they are."""
+    masks, held = [], []
+    for layer in _kernels(model):
+        kernel = layer.variable.numpy()
+        codes = rounding.nearest(kernel, layer.scales)
+        if rounding.is_on_grid(kernel, layer.scales) and np.unique(codes).size <= KEPT_CODES < codes.size:
+            layer.variable.trainable = False
+            held.append(layer)
+        elif (kernel == 0).any():
+            masks.append((layer.variable, (kernel != 0).astype(np.float32)))
+    if held:
+        names = ", ".join(layer.name for layer in held)
+        context.say(f"{context.step.where}: kernels that share their codes are kept, biases and ranges trained: {names}")
+
+    def hold(_: Any, __: int, ___: int) -> None:
+        for variable, mask in masks:
+            variable.assign(variable.value * mask)
+
+    fine_tune(model, data, training, context, on_step=hold if masks else None)
+    for layer in held:
+        layer.variable.trainable = True
+
+
+def settle(model: keras.Model, placed: Plan, walked: Graph, found: dict[int, FakeQuantize]) -> None:
+    """Bring ranges, kernels and biases to exactly the values that the integer file will hold."""
+    for layer in found.values():
+        layer.settle()
+    for layer in _kernels(model):
+        layer.variable.assign(layer.on_grid(training=False))
+    kernels = {layer.name.removesuffix("_float"): layer for layer in _kernels(model)}
+    for name in walked.layers:
+        layer = kernels.get(name)
+        scales = {found[placed.group[call.inputs[0]]].scale for call in walked.calls_of(name)} if layer else set()
+        if layer is not None and layer.bias is not None and len(scales) == 1:
+            step = scales.pop() * layer.scales.astype(np.float64).ravel()
+            layer.bias.assign((np.rint(layer.bias.numpy() / step) * step).astype(np.float32))

@@ -1,0 +1,64 @@
+"""Quantization: kernels and activations on the grids of their integer codes, calibrated, then trained if asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from edgedl.compression.base import Context, Data, require_data
+from edgedl.compression.ranges import Estimator
+from edgedl.errors import InputError
+from edgedl.toml import Within
+from edgedl.types import Scheme
+
+if TYPE_CHECKING:
+    import keras
+
+SCHEMES = (Scheme.STATIC_WI8_AI8, Scheme.STATIC_WI8_AI16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The keys of a `quantize` step.
+
+    `samples` of the data are drawn to estimate ranges, to round and to correct; `keep_float` are patterns of layers
+    that stay float.
+    """
+
+    scheme: str = Scheme.STATIC_WI8_AI8.value
+    ranges: Estimator = "mse"
+    rounding: Literal["nearest", "adaround"] = "nearest"
+    equalize: bool = False
+    bias_correction: bool = False
+    keep_float: tuple[str, ...] = ()
+    samples: Annotated[int, Within("[1, inf)")] = 512
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a scheme that this step does not make."""
+        try:
+            wanted = Scheme.parse(self.scheme)
+        except InputError as e:
+            raise ValueError(str(e)) from e
+        if wanted not in SCHEMES:
+            message = f"scheme must be one of {', '.join(SCHEMES)}; {self.scheme} is made by edgedl export --scheme"
+            if wanted is Scheme.WEIGHT_ONLY_WI4_AFP32:
+                message = f"scheme {self.scheme}: TFLiteConverter writes no int4 weights; allowed: {', '.join(SCHEMES)}"
+            raise ValueError(message)
+
+
+class Quantize:
+    """Puts a model on its integer grids; the model then carries its scheme and ranges."""
+
+    kind = "quantize"
+    options = Options
+
+    def apply(self, model: keras.Model, data: Data, options: Options, context: Context) -> keras.Model:
+        """The fake-quant model. Raises InputError without data, UnsupportedError naming a layer that cannot be."""
+        from edgedl.compression import quantization
+
+        where = context.step.where
+        if context.step.match or context.step.skip:
+            message = f"{where}: match and skip do not go with quantize; name the layers that stay float in keep_float"
+            raise InputError(message)
+        samples = require_data(data, where, "quantize")
+        return quantization.quantize(model, samples, options, context)

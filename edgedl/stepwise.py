@@ -1,0 +1,216 @@
+"""A recipe done step by step, each step in the TensorFlow child, kept, and measured beside the original.
+
+A step's model lies in the cache under the hash of everything that went into it, so that a recipe whose last steps were
+changed, or a run that was killed, goes on where it can.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl import artifacts, data, exporting, model_file, recipes, worker
+from edgedl.data import Dataset
+from edgedl.errors import EdgedlError
+from edgedl.model_file import ModelFile
+from edgedl.recipes import Recipe
+from edgedl.types import Artifact, Scheme, Target
+from edgedl.validation import benchmark, metrics
+from edgedl.validation.evaluate import Setting
+
+FORMAT = "tflite"  # what size and latency are told in
+REPEATS = 50
+LEAST_GAIN = 0.02  # smaller changes are noise or padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to compress, how, with which data, and what it is judged on."""
+
+    model: str
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    data: str | None = None
+    evaluation: str | None = None
+    target: Target | None = None
+    seed: int = 0
+    trust: bool = False
+    custom_objects: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: the model after a step (`step` "original" before the first). Fractions, bytes, ms."""
+
+    step: str
+    parameters: int
+    zeros: float
+    macs: int | None
+    score: float | None = None
+    drop: float | None = None
+    low: float | None = None
+    high: float | None = None
+    size_bytes: int | None = None
+    compressed_bytes: int | None = None
+    latency_ms: float | None = None
+    seconds: float = 0.0
+    gains: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class _Doing:
+    request: Request
+    recipe: Recipe
+    arrays: dict[str, Any] | None
+    judged: Dataset | None
+    said: Callable[[str], None]
+    rows: list[Row] = field(default_factory=list)
+    artifacts: list[Artifact | None] = field(default_factory=list)
+
+
+def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[str, Any]:
+    """Write the compressed model to `out`; the rows of the table, and the metric. Raises what its steps raise."""
+    recipe = recipes.load(request.recipe, request.overrides)
+    worker.warm()
+    dataset = data.load(request.data) if request.data else None
+    judged = data.load(request.evaluation) if request.evaluation else dataset
+    original = _opened(request, Path(request.model))
+    doing = _Doing(request=request, recipe=recipe, arrays=_arrays(original, dataset), judged=judged, said=said)
+    _measure(doing, "original", original, original, 0.0, ())
+    model, chain = original, [original.sha256, dataset.sha256 if dataset else None, request.seed]
+    for number, step in enumerate(recipe.steps):
+        chain.append(repr(step))
+        model, told = _step(doing, number, model, original, chain)
+        _measure(doing, f"{number + 1} {step.compressor}", model, original, told["seconds"], told["notes"])
+    with artifacts.staged(out, force=True) as part:
+        part.write_bytes(model.path.read_bytes())
+    return {"recipe": recipe.name, "path": str(out), "sha256": model.sha256, "rows": doing.rows}
+
+
+def _opened(request: Request, path: Path) -> ModelFile:
+    return model_file.open_model(str(path), trust=request.trust, custom_objects=request.custom_objects)
+
+
+def _arrays(model: ModelFile, dataset: Dataset | None) -> dict[str, Any] | None:
+    """The data by the model's own names, with all preprocessing done."""
+    if dataset is None:
+        return None
+    ready = data.prepare(dataset, dataset.ops, data.input_names(dataset, model.inputs))
+    bound = data.bind(ready, model.inputs, model.outputs)
+    return {
+        "inputs": {name: str(path) for name, path in bound.inputs.items()},
+        "targets": {name: str(path) for name, path in bound.targets.items()},
+    }
+
+
+def _step(
+    doing: _Doing, number: int, model: ModelFile, original: ModelFile, chain: Sequence[Any]
+) -> tuple[ModelFile, dict[str, Any]]:
+    """The model after a step, from the cache where the same was done before, and what the step told."""
+    request = doing.request
+    place = model_file.place("compress", *chain)
+    made, told_file = place / "model.keras", place / "told.json"
+    if told_file.exists() and request.custom_objects is None:
+        doing.said(f"step {number + 1}: done before, taken from the cache")
+        return _opened(request, made), json.loads(told_file.read_text(encoding="utf-8"))
+    doing.said(f"step {number + 1} ...")
+    place.mkdir(parents=True, exist_ok=True)
+    told = worker.call(
+        "edgedl.compression.child:step",
+        {
+            "model": str(model.path),
+            "teacher": str(original.path),
+            "recipe": request.recipe,
+            "overrides": list(request.overrides),
+            "number": number,
+            "data": doing.arrays,
+            "out": str(place / "part.keras"),
+            "folder": str(place / "checkpoint"),
+            "seed": request.seed,
+            "target": request.target.id if request.target else None,
+            "trust": request.trust,
+            "custom_objects": request.custom_objects,
+        },
+        child=model_file.CHILD,
+    )
+    (place / "part.keras").replace(made)
+    told_file.write_text(json.dumps(told), encoding="utf-8")
+    model_file.make_room()
+    return _opened(request, made), told
+
+
+def _measure(
+    doing: _Doing, name: str, model: ModelFile, original: ModelFile, seconds: float, notes: Sequence[str]
+) -> None:
+    artifact, trouble = _exported(model)
+    doing.artifacts.append(artifact)
+    timed = _timed(doing.artifacts[0], artifact)
+    row = Row(
+        step=name,
+        parameters=model.facts["parameters"],
+        zeros=model.facts["zeros"],
+        macs=model.facts["macs"],
+        size_bytes=artifact.size_bytes if artifact else None,
+        compressed_bytes=artifact.compressed_bytes if artifact else None,
+        latency_ms=timed,
+        seconds=seconds,
+        notes=(*notes, *trouble),
+        **_judged(doing, model, original),
+    )
+    doing.rows.append(replace(row, gains=_gains(doing.rows[-1], row)) if doing.rows else row)
+
+
+def _gains(before: Row, after: Row) -> str:
+    """What a step gained, in words: less to flash and run, less for a store to send, or nothing."""
+    named = (("file", "size_bytes"), ("MACs", "macs"), ("latency", "latency_ms"), ("download", "compressed_bytes"))
+    won = [word for word, name in named if _smaller(getattr(before, name), getattr(after, name))]
+    if won == ["download"]:
+        return "download alone: the file on flash and its time stay"
+    return ", ".join(won) or "nothing on this target"
+
+
+def _smaller(before: float | None, after: float | None) -> bool:
+    return before is not None and after is not None and after < before * (1 - LEAST_GAIN)
+
+
+def _exported(model: ModelFile) -> tuple[Artifact | None, tuple[str, ...]]:
+    try:
+        return exporting.kept_export(model, FORMAT, Scheme(model.facts.get("scheme") or Scheme.FP32)), ()
+    except EdgedlError as e:
+        return None, (f"no {FORMAT} file to measure: {e}",)
+
+
+def _timed(first: Artifact | None, artifact: Artifact | None) -> float | None:
+    if artifact is None or first is None:
+        return None
+    setting = Setting(runtime=artifacts.runtime_for(FORMAT))
+    entries = [(a, setting, benchmark.random_inputs(a, 0)) for a in (artifact, first)]
+    return benchmark.measure(entries, repeats=REPEATS)[0].latency_ms
+
+
+def _judged(doing: _Doing, model: ModelFile, original: ModelFile) -> dict[str, Any]:
+    """Score, drop and its 95 % interval on the first output that has targets."""
+    if doing.judged is None:
+        return {}
+    dataset = doing.judged
+    ready = data.prepare(dataset, dataset.ops, data.input_names(dataset, original.inputs))
+    bound = data.bind(ready, original.inputs, original.outputs)
+    for before, after in zip(original.outputs, model.outputs, strict=True):
+        if before.name not in bound.targets:
+            continue
+        targets = np.load(bound.targets[before.name], mmap_mode="r")
+        name, _ = metrics.default_metric(tuple(before.shape), targets)
+        key = f"{dataset.sha256} {dataset.applied} {dataset.ops}"
+        reference = np.load(original.predict(bound.inputs, key=key)[before.name], mmap_mode="r")
+        inputs = dict(zip([s.name for s in model.inputs], bound.inputs.values(), strict=True))
+        artifact = np.load(model.predict(inputs, key=key)[after.name], mmap_mode="r")
+        found = metrics.compare(metrics.resolve(name or "mae"), reference, artifact, targets, seed=doing.request.seed)
+        low, high = float(found.interval.low), float(found.interval.high)
+        return {"score": found.artifact, "drop": found.drop, "low": low, "high": high}
+    return {}

@@ -1,0 +1,1 @@
+"""TensorFlow Model Optimization for edgedl, in a process of its own."""

@@ -1,0 +1,386 @@
+"""Figures beside the peers, as ratios, in one run: the two sides take turns, so that a busy machine slows both.
+
+    scripts/bench [startup] [export] [run] [evaluate] [metrics] [memory] [latency] [--rounds N] [--json]
+
+It measures and prints, and judges nothing by its exit code: a loaded machine is no failure. Peers are the scripts
+beside this one in `peers/`, as the documentation of each tool has them. Models and data come from ../shared/data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[1] / "shared" / "data"
+MODEL, TRAIN, TEST = (
+    SHARED / name for name in ("mlperf_tiny/ic/pretrainedResnet.h5", "cifar10/train.npz", "cifar10/test.npz")
+)
+PYTHON, EDGEDL = sys.executable, str(Path(sys.executable).with_name("edgedl"))
+IMAGES = 5_000
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One measured turn of one side."""
+
+    wall_s: float
+    cpu_s: float
+    rss_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table. `ratio` is ours to the peer's median wall time (or size, or rate), `low` and `high` the
+    range over the rounds, `cpu_ratio` that of CPU seconds; `goal` "<= 1.15" or ">= 0.95"."""
+
+    section: str
+    name: str
+    ours: str
+    peer: str
+    ratio: float | None
+    low: float | None = None
+    high: float | None = None
+    cpu_ratio: float | None = None
+    goal: str
+    note: str = ""
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the ratio reaches the goal; None where nothing was measured."""
+        sign, limit = self.goal.split()
+        if self.ratio is None:
+            return None
+        return self.ratio <= float(limit) if sign == "<=" else self.ratio >= float(limit)
+
+
+def skipped(section: str, name: str, goal: str, why: str) -> Row:
+    """A row that says why nothing was measured."""
+    return Row(section=section, name=name, ours="", peer="", ratio=None, goal=goal, note=f"skipped: {why}")
+
+
+# ---- measuring ----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: Any) -> Sample:
+    """One process from start to end: its seconds, the CPU seconds of all its children, the peak memory of the largest.
+
+    The cache folder is new each time. Raises RuntimeError, with what it said, where it fails.
+    """
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile() as said:
+        environment = os.environ | {"XDG_CACHE_HOME": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        begun = time.perf_counter()
+        process = subprocess.Popen(list(map(str, arguments)), stdout=said, stderr=said, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            message = f"{arguments} exited with {process.returncode}: {said.read()[-2000:].decode(errors='replace')}"
+            raise RuntimeError(message)
+    return Sample(wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime, rss_bytes=usage.ru_maxrss * 1024)
+
+
+def turns(rounds: int, *sides: Callable[[], Sample]) -> list[list[Sample]]:
+    """`rounds` samples of each side, the sides taking turns and every other round going backwards."""
+    samples: list[list[Sample]] = [[] for _ in sides]
+    for number in range(rounds):
+        order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
+        for i in order:
+            samples[i].append(sides[i]())
+    return samples
+
+
+def compared(
+    section: str, name: str, ours: list[Sample], peer: list[Sample], goal: str, *, rate_of: int = 0, note: str = ""
+) -> Row:
+    """The row of two sides: of their seconds, or of samples per second where `rate_of` says how many a turn has."""
+    walls, cpus = ([[getattr(s, f) for s in side] for side in (ours, peer)] for f in ("wall_s", "cpu_s"))
+    medians, cpu = ([statistics.median(side) for side in sides] for sides in (walls, cpus))
+    ratios = [a / b for a, b in zip(*walls, strict=True)]
+    ratio, cpu_ratio = medians[0] / medians[1], cpu[0] / cpu[1] if cpu[1] else None
+    shown = [f"{m:.3f} s ({c:.2f} cpu)" for m, c in zip(medians, cpu, strict=True)]
+    if rate_of:
+        ratio, ratios, cpu_ratio = 1 / ratio, [1 / r for r in ratios], 1 / cpu_ratio if cpu_ratio else None
+        shown = [f"{rate_of / m:,.0f} /s" for m in medians]
+    return Row(
+        section=section, name=name, ours=shown[0], peer=shown[1], ratio=ratio, low=min(ratios), high=max(ratios),
+        cpu_ratio=cpu_ratio, goal=goal, note=note,
+    )  # fmt: skip
+
+
+# ---- whole processes ----------------------------------------------------------------------------------------------
+
+
+def startup(rounds: int) -> Iterator[Row]:
+    """`edgedl --help` beside the import of click."""
+    ours, peer = turns(rounds * 4, lambda: command(EDGEDL, "--help"), lambda: command(PYTHON, "-c", "import click"))
+    yield compared("startup", "edgedl --help / import click", ours, peer, "<= 2")
+
+
+def export(rounds: int) -> Iterator[Row]:
+    """`edgedl export` to int8 beside the script that does the same with the converter."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        ours, peer = turns(
+            rounds,
+            lambda: command(*_export("int8", out / "ours.tflite")),
+            lambda: command(PYTHON, HERE / "peers/export.py", MODEL, TRAIN, out / "peer.tflite"),
+        )
+        sizes = [(out / name).stat().st_size for name in ("ours.tflite", "peer.tflite")]
+    note = f"{sizes[0]:,} B / {sizes[1]:,} B"
+    yield compared("export", "edgedl export int8 / converter script", ours, peer, "<= 1.15", note=note)
+
+
+def run(rounds: int) -> Iterator[Row]:
+    """`edgedl run` from model to validated int8 file beside the tutorial with the float reference added."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "pipeline.toml")
+        export_table = f'[[export]]\nformat = "tflite"\nscheme = "int8"\ncalibration-data = "{TRAIN}"\n'
+        validate_table = f'[[validate]]\ndata = "{TEST}"\nmax-drop = "1pp"\n'
+        file.write_text(f'model = "{MODEL}"\n{export_table}{validate_table}')
+        ours, peer = turns(
+            rounds,
+            lambda: command(EDGEDL, "run", file, "-o", tempfile.mkdtemp(dir=folder)),
+            lambda: command(PYTHON, HERE / "peers/tutorial.py", MODEL, TRAIN, TEST, Path(folder, "peer.tflite")),
+        )
+    note = "ours also times it beside its float export, and draws the report"
+    yield compared("run", "edgedl run / tutorial script", ours, peer, "<= 1.15", note=note)
+
+
+def _export(scheme: str, out: Path) -> list[Any]:
+    given = ["--calibration-data", TRAIN] if scheme == "int8" else []
+    return [EDGEDL, "export", MODEL, "-o", out, "--scheme", scheme, "--force", *given]
+
+
+# ---- the evaluation loop ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def artifacts(*suffixes: str) -> Iterator[dict[str, Path]]:
+    """ResNet8 exported in float and int8, and `IMAGES` CIFAR images: paths by "float.tflite" and so on, "x" and "y"."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = {name: Path(folder, f"{name}.npy") for name in ("x", "y")}
+        data = np.load(TEST)
+        for name, path in found.items():
+            np.save(path, data[name][:IMAGES])
+        for suffix in suffixes:
+            for name, scheme in (("float", "fp32"), ("int8", "int8")):
+                found[name + suffix] = Path(folder, name + suffix)
+                command(*_export(scheme, found[name + suffix]))
+        yield found
+
+
+@contextmanager
+def agent(model: Path, images: Path, outputs: Path) -> Iterator[Callable[..., Sample]]:
+    """The agent in a child of its own, loaded and warm: a function that runs every image with so many workers."""
+    from edgedl import worker
+
+    with worker.fresh("litert") as child:
+
+        def once(workers: int | None, stop: int | None = None) -> Sample:
+            asked = {
+                "artifact": str(model),
+                "runtime": "litert",
+                "workers": workers,
+                "stop": stop,
+                "inputs": {_names(model)[0]: str(images)},
+                "outputs": {_names(model)[1]: str(outputs)},
+            }
+            cpu, begun = _cpu_s(child.process.pid), time.perf_counter()
+            reply = child.call("run", asked)
+            wall = time.perf_counter() - begun
+            return Sample(wall_s=wall, cpu_s=_cpu_s(child.process.pid) - cpu, rss_bytes=reply["peak_rss_bytes"])
+
+        once(None, stop=64)
+        yield once
+
+
+def _names(model: Path) -> tuple[str, str]:
+    found = json.loads(model.with_name(f"{model.name}.edgedl.json").read_text())
+    return found["inputs"][0]["name"], found["outputs"][0]["name"]
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def evaluate(rounds: int) -> Iterator[Row]:
+    """The agent's loop beside a bare one, on one worker and on all cores, and whether the outputs are the same."""
+    with artifacts(".tflite") as files:
+        for kind in ("float", "int8"):
+            yield from _loops(kind, files[f"{kind}.tflite"], files["x"], rounds)
+
+
+def _loops(kind: str, model: Path, x: Path, rounds: int) -> Iterator[Row]:
+    cores = len(os.sched_getaffinity(0))
+    ours, theirs = (model.with_name(f"{name}.npy") for name in ("ours", "theirs"))
+
+    def bare() -> Sample:
+        asked = [PYTHON, HERE / "peers/loop.py", model, x, theirs]
+        wall, cpu = map(float, subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split())
+        return Sample(wall_s=wall, cpu_s=cpu)
+
+    with agent(model, x, ours) as once:
+        alone, peer, together = turns(rounds * 2, lambda: once(1), bare, lambda: once(cores))
+        same = []
+        for workers in (1, cores):
+            once(workers)
+            same.append(np.array_equal(np.load(ours), np.load(theirs)))
+    for workers, found, goal, equal in zip((1, cores), (alone, together), (0.95, 0.8 * cores), same, strict=True):
+        name, note = f"{IMAGES:,} images, {kind}, workers: {workers}", "outputs equal" if equal else "OUTPUTS DIFFER"
+        yield compared("evaluate", name, found, peer, f">= {goal:.3g}", rate_of=IMAGES, note=note)
+
+
+def metrics(rounds: int) -> Iterator[Row]:
+    """Metrics and statistics as a share of the evaluation on all cores."""
+    from edgedl.types import TensorSpec
+    from edgedl.validation import accuracy
+    from edgedl.validation import metrics as known
+    from edgedl.validation.gates import Gates
+
+    with artifacts(".tflite") as files:
+        outputs = {kind: files["x"].with_name(f"{kind}.npy") for kind in ("float", "int8")}
+        with agent(files["float.tflite"], files["x"], outputs["float"]) as once:
+            once(None)
+
+        def judge(metric: str = "top1") -> Sample:
+            cpu, begun = time.process_time(), time.perf_counter()
+            reference, artifact = (np.load(p, mmap_mode="r") for p in outputs.values())
+            targets = np.load(files["y"], mmap_mode="r")
+            spec = TensorSpec(name="y", dtype="float32", shape=artifact.shape)
+            judged = accuracy.Judged(name="y", reference=reference, artifact=artifact, targets=targets, spec=spec)
+            gates = Gates(max_drop="1pp")
+            accuracy.compare(judged, known.resolve(metric), gates, prefix="", target=None, seed=0)
+            accuracy.agreement(judged, gates, prefix="", target=None)
+            return Sample(wall_s=time.perf_counter() - begun, cpu_s=time.process_time() - cpu)
+
+        with agent(files["int8.tflite"], files["x"], outputs["int8"]) as once:
+            once(None)
+            judge()  # imports
+            ours, peer = turns(rounds * 2, judge, lambda: once(None))
+    yield compared("metrics", f"top-1 and statistics / int8 evaluation, {IMAGES:,} images", ours, peer, "<= 0.10")
+
+
+def memory(_: int) -> Iterator[Row]:
+    """Peak memory at more samples beside that at 1,000: of the loop's process, and of the largest in `validate`."""
+    counts = (1_000, 5_000, 20_000)
+    loop, whole = {}, {}
+    with artifacts(".tflite") as files:
+        x, y = (np.load(files[name]) for name in ("x", "y"))
+        for count in counts:
+            images, data = files["x"].with_name(f"x-{count}.npy"), files["x"].with_name(f"{count}.npz")
+            rows = np.arange(count) % len(x)
+            np.save(images, x[rows])
+            np.savez(data, x=x[rows], y=y[rows])
+            with agent(files["int8.tflite"], images, images.with_name("out.npy")) as once:
+                loop[count] = once(None).rss_bytes
+            asked = ("--reference", files["float.tflite"], "--data", data, "--on-inconclusive", "pass")
+            whole[count] = command(EDGEDL, "validate", files["int8.tflite"], *asked).rss_bytes
+    for name, found in (("evaluation loop", loop), ("edgedl validate, artifact against artifact", whole)):
+        for count in counts[1:]:
+            shown = [f"{found[n] / 1e6:.1f} MB" for n in (count, counts[0])]
+            yield Row(
+                section="memory", name=f"{name}, {count:,} / {counts[0]:,} samples", ours=shown[0], peer=shown[1],
+                ratio=found[count] / found[counts[0]], goal="<= 1.05",
+            )  # fmt: skip
+
+
+def latency(rounds: int) -> Iterator[Row]:
+    """int8 ONNX beside float ONNX, by `edgedl benchmark`, which lets them take turns."""
+    with artifacts(".onnx") as files:
+        pairs = []
+        for _ in range(rounds):
+            done = subprocess.run(
+                [EDGEDL, "benchmark", files["float.onnx"], files["int8.onnx"], "--json"],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            pairs.append([r["latency_ms"] for r in json.loads(done.stdout)["results"]])
+    ratios = [b / a for a, b in pairs]
+    peer, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
+    yield Row(
+        section="latency", name="int8 ONNX / float ONNX", ours=f"{ours:.3f} ms", peer=f"{peer:.3f} ms",
+        ratio=ours / peer, low=min(ratios), high=max(ratios), goal="<= 1",
+    )  # fmt: skip
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------
+
+SECTIONS: dict[str, Callable[[int], Iterator[Row]]] = {
+    "startup": startup,
+    "export": export,
+    "run": run,
+    "evaluate": evaluate,
+    "metrics": metrics,
+    "memory": memory,
+    "latency": latency,
+}
+NEED_NO_DATA = ("startup",)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, and how busy it is now."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = models[0].partition(":")[2].strip() if models else platform.machine()
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
+
+
+def show(rows: Sequence[Row], before: dict[str, Any], after: dict[str, Any]) -> None:
+    """The table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    table = Table(title=f"{before['cpu']}, {before['cores']} cores, load {before['load']:.1f} to {after['load']:.1f}")
+    for column in ("", "ours", "peer", "ratio", "rounds", "cpu ratio", "goal", "", "note"):
+        table.add_column(column, justify="right" if column in ("ours", "peer", "ratio", "rounds") else "left")
+    for row in rows:
+        spread = f"{row.low:.2f} to {row.high:.2f}" if row.low is not None else ""
+        ratio, cpu = (f"{v:.2f}" if v is not None else "" for v in (row.ratio, row.cpu_ratio))
+        verdict = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.is_met]
+        table.add_row(row.name, row.ours, row.peer, ratio, spread, cpu, row.goal, verdict, row.note)
+    console.print(table)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    given = parser.parse_args()
+    if unknown := set(given.sections) - set(SECTIONS):
+        parser.error(f"no section {sorted(unknown)[0]!r}; there are {', '.join(SECTIONS)}")
+    before, rows = machine(), []
+    for name in given.sections or SECTIONS:
+        print(f"{name} ...", file=sys.stderr)
+        if name not in NEED_NO_DATA and not MODEL.exists():
+            rows.append(skipped(name, name, "<= 1", f"needs {SHARED}"))
+            continue
+        rows += list(SECTIONS[name](given.rounds))
+    after = machine()
+    if given.json:
+        told = [asdict(row) | {"is_met": row.is_met} for row in rows]
+        print(json.dumps({"before": before, "after": after, "rows": told}, indent=2))
+    else:
+        show(rows, before, after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`edgedl compress` through the command line: steps, table, cache, refusals; and in a notebook on a model object."""
+
+import numpy as np
+import pytest
+
+import edgedl
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory):
+    """A small model with batch normalization to fold."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    x = inputs = keras.Input((8, 8, 1), name="image")
+    x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(x)
+    x = keras.layers.BatchNormalization(
+        moving_variance_initializer=keras.initializers.RandomUniform(0.5, 2, seed=0), name="norm"
+    )(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax", name="kind")(x))
+    path = tmp_path_factory.mktemp("normed") / "m.keras"
+    model.save(path)
+    return path
+
+
+def test_compress_writes_the_model_and_tells_each_step(cli, normed, data, tmp_path):
+    out = tmp_path / "folded.keras"
+    answer = cli("compress", normed, "--recipe", "fold", "--eval", data / "test.npz", "-o", out, "--json")
+    assert answer.code == 0, answer.err
+    rows = answer.json["rows"]
+    assert [row["step"] for row in rows] == ["original", "1 fold"]
+    assert rows[1]["parameters"] == rows[0]["parameters"] - 3 * 8  # gamma, beta, mean, variance become one bias
+    assert rows[1]["drop"] == 0
+    assert rows[1]["size_bytes"] > 1000
+    assert "gained" in answer.err
+    assert cli("inspect", out, "--json").json["parameters"] == rows[1]["parameters"]
+
+
+def test_compress_goes_on_from_the_steps_that_are_done(cli, normed, tmp_path):
+    given = ("compress", normed, "--recipe", "fold", "--seed", 7)
+    assert "step 1 ..." in cli(*given, "-o", tmp_path / "a.keras").err
+    assert "taken from the cache" in cli(*given, "-o", tmp_path / "b.keras").err
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+
+
+def test_compress_takes_the_users_own_model_in_a_notebook(normed):
+    import keras
+
+    model = keras.saving.load_model(normed)
+    before = [np.array(w) for w in model.get_weights()]
+    made = edgedl.compress(model, {"step": [{"kind": "fold"}]})
+    x = np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
+    np.testing.assert_allclose(made(x), model(x), atol=1e-6)
+    assert made.count_params() < model.count_params()
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--recipe", "flod"], "no such recipe: 'flod' (did you mean 'fold'"),
+        (["--recipe", "fold", "--set", "1.depth=3"], "unknown key 'depth'"),
+        (["--recipe", "fold", "--set", "fold"], "must be STEP.KEY=VALUE"),
+        (["--recipe", "fold", "--set", "1.match='nothing*'"], "'nothing*' hits no"),
+        (["--recipe", "missing.toml"], "missing.toml"),
+    ],
+)
+def test_compress_refuses_in_one_line(cli, normed, tmp_path, given, message):
+    answer = cli("compress", normed, *given, "-o", tmp_path / "a.keras")
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())

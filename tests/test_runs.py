@@ -1,0 +1,281 @@
+"""`edgedl run`: pipeline files, what is skipped and what is done again, going on after a kill, exit codes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import jsonschema
+import numpy as np
+import pytest
+from conftest import samples
+
+from edgedl import pipeline, pipeline_file, runs
+from edgedl.cli import edgedl
+from edgedl.errors import InputError
+
+EXPORT = '[[export]]\nformat = "tflite"\n'
+MODEL = 'model = "m.keras"\n'
+NOT_IN_A_TABLE = {"out", "force", "json", "junit", "help"}
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, model, data):
+    """A folder with m.keras and d.npz, from which no test is run: paths are relative to the pipeline file."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(model, folder / "m.keras")
+    shutil.copy(data / "test.npz", folder / "d.npz")
+    return folder
+
+
+def run(cli, file, *more):
+    """The answer, the steps done and the steps skipped."""
+    answer = cli("run", file, *more)
+    lines = [line for line in answer.err.splitlines() if not line.startswith(" ")]
+    done = [line.removesuffix(" ...") for line in lines if line.endswith(" ...")]
+    skipped = [line.partition(":")[0] for line in lines if line.endswith("done before, skipped")]
+    return answer, done, skipped
+
+
+# ---- what a file may say --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "positional", "missing"),
+    [
+        ("train", set(), set()),
+        ("compress", set(), set()),
+        ("export", {"out"}, set()),
+        ("validate", {"artifact"}, {"plan", "report"}),  # the run writes its own report
+        ("package", {"artifact"}, set()),
+    ],
+)
+def test_keys_of_a_table_are_the_long_options_of_its_command(function, positional, missing):
+    command = edgedl.get_command(click.Context(edgedl), function)
+    options = {o for p in command.params if isinstance(p, click.Option) for o in p.opts if o.startswith("--")}
+    allowed = {o.removeprefix("--") for o in options} - NOT_IN_A_TABLE - missing
+    assert set(pipeline_file.keys(function)) == allowed | positional
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "nothing to do; it needs a table [train], [compress] or [[export]]"),
+        (MODEL, "nothing to do"),
+        (EXPORT, "no [train] table and no model; name one of them"),
+        ('model = "n.keras"\n' + EXPORT, "model: no such file or folder: n.keras"),
+        (MODEL + "[export]\n", "export must be an array, each a table, got {}"),
+        (MODEL + "[[exports]]\n", "unknown key 'exports' (did you mean 'export'?)"),
+        (MODEL + EXPORT + "sample = 3\n", "[[export]] 1: unknown key 'sample' (did you mean 'samples'?); allowed: "),
+        (MODEL + EXPORT + "calibration_data = 'd.npz'\n", "unknown key 'calibration_data' (did you mean 'calibration-"),
+        (MODEL + EXPORT + "format_ = 'tflite'\n", "unknown key 'format_' (did you mean 'format'?)"),
+        (MODEL + EXPORT + "force = true\n", "unknown key 'force'"),
+        (MODEL + EXPORT + "samples = 'many'\n", "[[export]] 1: samples must be an integer, got 'many'"),
+        (MODEL + EXPORT + "out = 3\n", "[[export]] 1: out must be a string, got 3"),
+        (MODEL + EXPORT + "out = '../m.keras'\n", "out must be a file name of its own, without a folder, got '../m.ke"),
+        (MODEL + EXPORT + EXPORT, "[[export]] 2: out must be a file name of its own, without a folder, got 'm-fp32"),
+        (MODEL + "[[export]]\nscheme = 'int8'\n", "[[export]] 1: name its format or its out file"),
+        (MODEL + EXPORT + "calibration-data = 'n.npz'\n", "[[export]] 1: calibration-data: no such file or folder: n."),
+        (MODEL + EXPORT + "[[validate]]\n", "[[validate]] 1: data is missing; it must be a string"),
+        (
+            MODEL + EXPORT + "[[validate]]\ndata = 'd.npz'\nartifact = 'b.tflite'\n",
+            "artifact must be an export, got 'b",
+        ),
+        (MODEL + EXPORT + "[[validate]]\ndata = 'd.npz'\nreference = 3\n", "reference must be a string, got 3"),
+        (
+            MODEL + EXPORT + "[[validate]]\ndata = 'd.npz'\non-inconclusive = 'no'\n",
+            "one of fail, warn, pass, got 'no'",
+        ),
+        ("[train]\nmodel = 'mlp'\n", "[train]: data is missing"),
+        ("[train]\nmodel = 'mlp'\ndata = 'd.npz'\n[package]\nplatform = 'zip'\n", "there are: none; add an [[export]]"),
+    ],
+)
+def test_a_wrong_file_is_one_line_and_nothing_is_begun(cli, project, monkeypatch, text, message):
+    monkeypatch.chdir(project)
+    answer = cli("run", write(Path("p.toml"), text))
+    assert (answer.code, answer.out, len(answer.err.splitlines())) == (2, "", 1)
+    assert answer.err.startswith("Error: p.toml: ")
+    assert message in answer.err
+    assert not Path("p").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [("scheme = 'int9'\n", 2, "no such scheme: 'int9'"), ("scheme = 'int4'\n", 3, "has no scheme weight_only_wi4")],
+)
+def test_a_scheme_is_checked_before_anything_is_trained(cli, project, text, code, message):
+    train = "[train]\nmodel = 'cnn-small'\ndata = 'd.npz'\n"
+    answer, done, _ = run(cli, write(project / "p.toml", train + EXPORT + text))
+    assert (answer.code, done) == (code, [])
+    assert message in answer.err
+
+
+def test_a_folder_of_the_users_is_no_run(cli, project):
+    file = write(project / "p.toml", MODEL + EXPORT)
+    (project / "p").mkdir()
+    (project / "p" / "mine.txt").write_text("mine")
+    answer, done, _ = run(cli, file)
+    assert (answer.code, done) == (2, [])
+    assert "holds 'mine.txt' and no run; name another folder with -o" in answer.err
+
+
+# ---- what is done, skipped, and done again ---------------------------------------------------------------------------
+
+
+def test_a_run_makes_a_folder_a_step_and_a_report(cli, project, schema, monkeypatch, tmp_path):
+    """From another working directory, with paths relative to the file and the run's folder relative to here."""
+    (project / "labels.txt").write_text("left\nmiddle\nright\n")
+    text = (
+        MODEL + EXPORT + 'scheme = "int8"\ncalibration-data = "d.npz"\nlabels = "labels.txt"\nsamples = 30\n'
+        '[[validate]]\ndata = "d.npz"\ntarget = "host"\n[package]\nplatform = "zip"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    answer = cli("run", write(project / "p.toml", text), "-o", "here", "--json")
+    assert answer.code == 0, answer.err
+    jsonschema.validate(answer.json, schema("run"))
+    assert answer.json["steps"] == ["export-1", "validate-1", "package"]
+    assert (answer.json["folder"], answer.json["report"]) == ("here", "here/report.html")
+    request = json.loads(Path("here/export-1/request.json").read_text())
+    assert request["function"] == "export"
+    assert set(request["reads"]) == {str(project / n) for n in ("m.keras", "d.npz", "labels.txt")}
+    done = json.loads(Path("here/export-1/done.json").read_text())
+    assert done["answer"]["path"] == "here/export-1/m-int8.tflite"
+    assert set(done["made"]) == {"request.json", "m-int8.tflite", "m-int8.tflite.edgedl.json"}
+    assert Path("here/package/m-int8-1.0.0.zip").is_file()
+    packed = json.loads(Path("here/package/request.json").read_text())
+    assert packed["arguments"]["report"] == "here/validate-1/report.json"
+    assert not list(Path("here").glob(".*"))
+
+
+def test_a_step_is_done_again_only_when_what_it_reads_or_made_has_changed(cli, project):
+    x, y = samples(60)
+    np.savez(project / "d.npz", x=x, y=y)
+    (project / "d.toml").write_text('data = "d.npz"\n')
+    text = MODEL + EXPORT + '[[validate]]\ndata = "d.toml"\n'
+    file, made = write(project / "p.toml", text), project / "p" / "export-1" / "m-fp32.tflite"
+    assert run(cli, file)[1:] == (["export-1", "validate-1"], [])
+    assert run(cli, file)[1:] == ([], ["export-1", "validate-1"])
+    np.savez(project / "d.npz", x=x, y=y[::-1])  # not the file that the table names, but one that it stands for
+    assert run(cli, file)[1:] == (["validate-1"], ["export-1"])
+    content = made.read_bytes()
+    made.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert run(cli, file)[1:] == (["export-1"], ["validate-1"])  # the same bytes again, so nothing after it changes
+    assert made.read_bytes() == content
+    made.unlink()
+    assert run(cli, file)[1] == ["export-1"]
+    write(file, text.replace("[[val", "opset = 17\n[[val"))
+    assert run(cli, file)[1:] == (["export-1"], []) or "opset" in run(cli, file)[0].err
+
+
+def test_a_step_that_fails_keeps_what_it_made_before(cli, project):
+    file = write(project / "p.toml", MODEL + EXPORT + '[[validate]]\ndata = "d.npz"\n')
+    assert run(cli, file)[0].code == 0
+    report = (project / "p" / "validate-1" / "report.json").read_text()
+    x, y = samples(20)
+    np.savez(project / "d.npz", x=x, y=y + 7)
+    answer, done, skipped = run(cli, file)
+    assert (answer.code, done, skipped) == (2, ["validate-1"], ["export-1"])
+    assert f"{project / 'd.npz'}: output 'kind': targets: label" in answer.err
+    assert (project / "p" / "validate-1" / "report.json").read_text() == report
+
+
+def test_a_step_has_its_folder_only_when_it_is_whole(project, monkeypatch):
+    """While a step works its folder has another name; `done.json` is in it before it is renamed."""
+    seen = []
+    export, rename = pipeline.export, Path.rename
+    monkeypatch.setattr(pipeline, "export", lambda *a, **k: (seen.append(names()), export(*a, **k))[1])
+    monkeypatch.setattr(Path, "rename", lambda p, to: (seen.append((p / "done.json").exists()), rename(p, to))[1])
+
+    def names():
+        return sorted(p.name for p in (project / "p").iterdir())
+
+    runs.run(str(write(project / "p.toml", MODEL + EXPORT)))
+    assert seen == [[".export-1.part"], True]
+    assert names() == ["export-1"]
+
+
+def test_code_that_the_data_comes_from_is_read_too(project, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "mine.py").write_text("def d(): ...\n")
+    text = MODEL + EXPORT + 'custom-objects = "mine"\n[[validate]]\ndata = "mine:d"\nmetric = ["mine:m", "top1"]\n'
+    export, validate = pipeline_file.read(str(write(project / "p.toml", text)), Path("p"))
+    assert [p.name for p in export.reads] == ["mine.py", "m.keras"]
+    assert sorted(p.name for p in validate.reads) == ["m-fp32.tflite", "m.keras", "mine.py"]
+    assert validate.arguments["data"] == "mine:d"
+
+
+def test_targets_and_recipes_may_lie_beside_the_file(project):
+    (project / "board.toml").write_text("")
+    text = MODEL + EXPORT + 'target = "board.toml"\n[[validate]]\ndata = "d.npz"\ntarget = ["host", "board.toml"]\n'
+    export, validate = pipeline_file.read(str(write(project / "p.toml", text)), Path("p"))
+    assert export.arguments["target"] == str(project / "board.toml")
+    assert validate.arguments["targets"] == ("host", str(project / "board.toml"))
+    assert project / "board.toml" in validate.reads
+
+
+# ---- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_worst_verdict_is_the_exit_code(cli, project):
+    validate = '[[validate]]\ndata = "d.npz"\n'
+    inconclusive = validate + 'max-drop = "0.01pp"\n'
+    unchecked = validate + 'target = "nucleo-l4r5zi"\nlimit = "latency_ms=1"\n'
+    failing = validate + 'limit = ["size_bytes=100"]\n'
+    codes = {}
+    for name, tables in {
+        "warned": inconclusive + 'on-inconclusive = "warn"\n',
+        "inconclusive": inconclusive,
+        "unchecked": unchecked,
+        "all": inconclusive + validate + failing + unchecked,
+    }.items():
+        file = write(project / "p.toml", MODEL + EXPORT + tables)
+        answer = cli("run", file, "--json")
+        codes[name] = (answer.code, answer.json["verdict"])
+        assert answer.json["exit_code"] == answer.code
+    assert codes == {
+        "warned": (0, "inconclusive"),
+        "inconclusive": (7, "inconclusive"),
+        "unchecked": (7, "unchecked"),
+        "all": (6, "fail"),
+    }
+
+
+# ---- a kill -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_after_a_kill_where_it_was(cli, project):
+    """A real process, killed while it is in the second of two steps."""
+    second = '[[export]]\nformat = "tflite"\nscheme = "int8"\ncalibration-data = "d.npz"\n'
+    file = write(project / "p.toml", MODEL + EXPORT + second)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgedl.cli", "run", str(file)], env=os.environ, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until:
+        if (project / "p" / ".export-2.part" / "request.json").exists():
+            break
+        time.sleep(0.005)
+    process.kill()
+    _, said = process.communicate()
+    assert process.returncode == -9, said
+    assert sorted(p.name for p in (project / "p").iterdir()) == [".export-2.part", "export-1"]
+    before = (project / "p" / "export-1" / "done.json").stat().st_mtime_ns
+    answer, done, skipped = run(cli, file)
+    assert (answer.code, done, skipped) == (0, ["export-2"], ["export-1"])
+    assert sorted(p.name for p in (project / "p").iterdir()) == ["export-1", "export-2"]
+    assert (project / "p" / "export-1" / "done.json").stat().st_mtime_ns == before
+
+
+def test_a_run_of_a_file_that_is_none_says_so(project):
+    with pytest.raises(InputError, match="is no TOML"):
+        runs.run(str(write(project / "p.toml", "model = \n")))
