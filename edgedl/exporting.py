@@ -46,6 +46,30 @@ def exporter_for(format_: str | None, out: Path, scheme: Scheme) -> Exporter:
     return exporter
 
 
+def choose_scheme(model: ModelFile, exporter: Exporter, asked: Scheme | None, *, calibrated: bool) -> Scheme:
+    """The scheme asked for, else the one that the model carries, else fp32.
+
+    Raises UnsupportedError: the model carries another, or the exporter lacks the carried one; InputError: a static
+    scheme that is not carried, and no calibration data.
+    """
+    carried = model.scheme
+    chosen = asked or carried or Scheme.FP32
+    if carried and chosen is not carried:
+        message = (
+            f"{model.path}: was quantized for {carried.value} and cannot become {chosen.value}; leave --scheme out, "
+            "or export the float model"
+        )
+        raise UnsupportedError(message)
+    if chosen not in exporter.schemes:
+        schemes = ", ".join(exporter.schemes)
+        message = f"{model.path}: carries {chosen.value}, which exporter {exporter.format!r} has not; it has {schemes}"
+        raise UnsupportedError(message)
+    if chosen.is_static and not carried and not calibrated:
+        message = f"scheme {chosen.value} is calibrated: name data with --calibration-data"
+        raise InputError(message)
+    return chosen
+
+
 def calibrate(
     model: ModelFile,
     dataset: Dataset | None,

@@ -7,6 +7,7 @@ so that a second validation against the same model starts no TensorFlow.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 from edgedl import artifacts, data, worker
 from edgedl.errors import InputError
-from edgedl.types import TensorSpec
+from edgedl.types import Scheme, TensorSpec
 
 CACHE_BYTES = 2_000_000_000
 CHILD = worker.TENSORFLOW
@@ -42,6 +43,12 @@ class ModelFile:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs under their canonical names."""
         return artifacts.specs_from_json(self.facts["outputs"])
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """The scheme that a `quantize` step gave the model, ranges included; None for a float model."""
+        carried = self.facts.get("scheme")
+        return Scheme(carried) if carried else None
 
     def predict(self, inputs: Mapping[str, Path], *, key: str) -> dict[str, Path]:
         """Outputs by name, (samples, ...) float32 .npy. `key` identifies data and preprocessing in the cache."""
@@ -83,6 +90,7 @@ def open_model(path: str, *, trust: bool = False, custom_objects: str | None = N
     if not loaded and _cacheable(custom_objects) and kept.is_dir():
         facts = json.loads((kept / "facts.json").read_text(encoding="utf-8"))
     else:
+        require_keras(path)
         facts = worker.call("edgedl.models:describe", _arguments(file, trust, custom_objects), child=CHILD)
         if _cacheable(custom_objects):
             written = worker.pool().scratch("facts") / "facts.json"
@@ -95,6 +103,14 @@ def is_known(path: str, *, trust: bool) -> bool:
     """Whether the cache can tell a model's inputs and outputs without TensorFlow."""
     file = Path(path)
     return file.exists() and _facts_folder(data.path_sha256(file), trust).is_dir()
+
+
+def require_keras(what: str) -> None:
+    """Raises InputError with the command that helps where Keras or TensorFlow is not installed."""
+    missing = [name for name in ("tensorflow", "keras") if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"{what}: needs {' and '.join(missing)}, not installed here. Try: pip install 'edgedl[keras]'"
+        raise InputError(message)
 
 
 def _facts_folder(sha256: str, trust: bool) -> Path:

@@ -147,15 +147,15 @@ def export(
     trust: bool = False,
     custom_objects: str | None = None,
 ) -> Artifact:
-    """Write a model in a format, quantized by a scheme, with its sidecar `OUT.edgedl.json`."""
-    path, chosen = Path(out), Scheme.parse(scheme or Scheme.FP32)
-    exporter = exporting.exporter_for(format_, path, chosen)
+    """Write a model in a format, quantized by a scheme, with its sidecar `OUT.edgedl.json`.
+
+    Without a scheme it is the one that the model carries, else fp32.
+    """
+    path, asked = Path(out), Scheme.parse(scheme) if scheme else None
+    exporter = exporting.exporter_for(format_, path, asked or Scheme.FP32)
     profile = targets.load(target) if target else None
     if profile and exporter.format not in profile.formats:
         message = f"target {profile.id} takes {', '.join(profile.formats)}, not {exporter.format}"
-        raise InputError(message)
-    if chosen.is_static and calibration_data is None:
-        message = f"scheme {chosen.value} is calibrated: name data with --calibration-data"
         raise InputError(message)
     artifacts.check_output(path, force=force, inputs=(model, calibration_data, labels))
     loading = {"path": str(model), "trust": trust, "custom_objects": custom_objects}
@@ -163,9 +163,16 @@ def export(
         worker.ahead("edgedl.models:describe", loading, child=model_file.CHILD)  # while the data is read
     dataset = data.load(str(calibration_data)) if calibration_data else None
     source = model_file.open_model(str(model), trust=trust, custom_objects=custom_objects)
+    chosen = exporting.choose_scheme(source, exporter, asked, calibrated=calibration_data is not None)
     named = _labels(labels) or tuple(artifacts.read_sidecar(Path(model)).get("labels", ()))
     calibration = exporting.calibrate(
-        source, dataset, samples=samples, seed=seed, draw=chosen.is_static, embed=embed_preprocessing, labels=named
+        source,
+        dataset,
+        samples=samples,
+        seed=seed,
+        draw=chosen.is_static and not source.scheme,
+        embed=embed_preprocessing,
+        labels=named,
     )
     options = ExportOptions(
         io=io or (profile.io if profile and chosen.is_static else "float"),

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from edgedl import exporting, pipeline, readers, toml, user_code
+from edgedl import artifacts, exporting, pipeline, readers, toml, user_code
 from edgedl.errors import InputError
 from edgedl.types import Scheme
 
@@ -200,7 +200,7 @@ def _files(key: str, value: Any, paths: Sequence[str]) -> list[Path]:
         return user_code.files_of(value)
     if key in NAMED:
         return [Path(value)] if value.endswith(".toml") else []
-    return [Path(value)] if key in (*paths, "artifact") else []
+    return [Path(value), artifacts.sidecar_path(Path(value))] if key in (*paths, "artifact") else []
 
 
 @cache

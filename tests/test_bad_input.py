@@ -55,7 +55,7 @@ def there(tmp_path, exported, model, data, monkeypatch):
     return tmp_path
 
 
-# ---- data ---------------------------------------------------------------------------------------------------------
+# ---- data -----------------------------------------------------------------------------------------------------------
 
 
 def write_data(case, folder):
@@ -128,7 +128,7 @@ def test_an_empty_folder_is_no_data_for_any_command(cli, there, command):
     assert sorted(there.rglob("*")) == before
 
 
-# ---- files --------------------------------------------------------------------------------------------------------
+# ---- files ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_flipped_byte_in_a_keras_archive_names_the_member(cli, there):
     assert not Path("b.tflite").exists()
 
 
-# ---- outputs ------------------------------------------------------------------------------------------------------
+# ---- outputs --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_the_demo_leaves_a_folder_of_the_users_alone(cli, there):
     assert [p.read_text() for p in Path("mine").iterdir()] == ["mine"]
 
 
-# ---- disks that are full or cannot be written: tmpfs, mounted in a namespace of one child process ------------------
+# ---- disks that are full or cannot be written: tmpfs, mounted in a namespace of one child process -------------------
 
 INSIDE = """
 import io, json, os, subprocess, sys, tempfile

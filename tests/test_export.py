@@ -36,6 +36,17 @@ def test_export_writes_tflite_in_every_scheme(cli, model, data, tmp_path, scheme
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tflite", "a.tflite.edgedl.json"]
 
 
+def test_export_slims_and_inspect_still_shows_the_names(cli, model, tmp_path):
+    slim, whole = tmp_path / "slim.tflite", tmp_path / "whole.tflite"
+    assert cli("export", model, "-o", slim).code == cli("export", model, "--no-slim", "-o", whole).code == 0
+    assert slim.stat().st_size < whole.stat().st_size
+    shown, wanted = (cli("inspect", file, "--json").json for file in (slim, whole))
+    assert shown["ops"] == wanted["ops"]
+    artifacts.sidecar_path(slim).unlink()
+    names = {n for op in cli("inspect", slim, "--json").json["ops"] for n in (*op["inputs"], *op["outputs"])}
+    assert {n for n in names if not n.startswith("#")} == {"image", "kind"}
+
+
 def test_export_onnx_is_made_from_the_tflite_file_of_the_same_scheme(cli, model, data, tmp_path):
     answer = cli(
         "export", model, "--scheme", "int8", "--calibration-data", data / "train.npz", "-o", tmp_path / "a.onnx"

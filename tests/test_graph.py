@@ -123,7 +123,7 @@ def test_rebuild_replaces_layers_and_takes_them_out():
     without = graph.rebuild(model, {"norm": lambda x: x})
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     np.testing.assert_allclose(new(x)["features"], 2 * without(x)["features"], rtol=1e-5)
-    with pytest.raises(EdgedlError, match="the rewritten model differs from the model before by .*; at most 1e-05"):
+    with pytest.raises(EdgedlError, match=r"the rewritten model differs from the model before by .*; at most 1e-05"):
         graph.prove(model, new)
 
 

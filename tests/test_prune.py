@@ -52,7 +52,7 @@ def zero_share(values):
     return sum((a == 0).sum() for a in arrays) / sum(a.size for a in arrays)
 
 
-TRAINING = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
+TRAINING = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
 
 
 def test_magnitude_zeroes_the_smallest_of_each_kernel_and_leaves_the_callers_model(compress, network):
@@ -90,19 +90,23 @@ def test_global_scope_weighs_by_fan_in(compress, network):
     assert dropped <= min(scores[n][after[n] != 0].min() for n in scores)
 
 
-@pytest.mark.parametrize("schedule", ["polynomial", "constant"])
-@pytest.mark.parametrize("training", [TRAINING, {**TRAINING, "epochs": 1, "batch_size": 48}])
-def test_fine_tuning_ends_at_the_sparsity_however_short(compress, network, schedule, training):
-    made, _ = compress(method="magnitude", sparsity=0.75, schedule=schedule, training=training)
+@pytest.mark.parametrize(
+    "step", [{"training": TRAINING}, {"training": {**TRAINING, "epochs": 1, "batch_size": 48}, "schedule": "constant"}]
+)
+def test_fine_tuning_ends_at_the_sparsity_however_short(compress, network, step):
+    made, _ = compress(method="magnitude", sparsity=0.75, **step)
 
     values, before = kernels_of(made), kernels_of(network)
     for name in values:
         assert (values[name] == 0).sum() == round(0.75 * values[name].size), name
         assert not np.allclose(values[name][values[name] != 0], before[name][values[name] != 0]), name
+    if step == {"training": TRAINING}:
+        again, _ = compress(method="magnitude", sparsity=0.75, **step)
+        assert all(np.array_equal(a, b) for a, b in zip(made.get_weights(), again.get_weights(), strict=True))
 
 
 def test_early_stopping_cannot_choose_what_is_not_yet_sparse(compress):
-    training = {**TRAINING, "epochs": 4, "patience": 1, "learning_rate": 0.05}
+    training = {**TRAINING, "epochs": 3, "patience": 1, "learning_rate": 0.05}
 
     made, said = compress(method="magnitude", sparsity=0.9, training=training)
 
@@ -110,30 +114,20 @@ def test_early_stopping_cannot_choose_what_is_not_yet_sparse(compress):
     assert any("held out" in note for note in said)
 
 
-def test_zeros_hold_through_a_later_training_step(compress):
-    pruned, _ = compress(method="magnitude", sparsity=0.5, match="conv")
-    again, _ = compress(model=pruned, method="magnitude", sparsity=0.3, match="up", training=TRAINING)
-    more, _ = compress(model=pruned, method="magnitude", sparsity=0.2, match="conv", training=TRAINING)
-
-    zero = kernels_of(pruned)["conv"] == 0
-    assert np.array_equal(kernels_of(again)["conv"] == 0, zero)
-    assert not np.array_equal(kernels_of(again)["conv"], kernels_of(pruned)["conv"])
-    assert np.array_equal(kernels_of(more)["conv"] == 0, zero)  # 20 % asked for, 50 % there before: kept
-
-
-def test_zeros_survive_saving(compress, tmp_path):
+def test_zeros_survive_saving_and_a_later_training_step(compress, tmp_path):
     import keras
 
-    pruned, _ = compress(method="magnitude", sparsity=0.5)
+    pruned, _ = compress(method="magnitude", sparsity=0.5, match="conv")
     pruned.save(tmp_path / "m.keras")
-
     loaded = keras.saving.load_model(tmp_path / "m.keras")
-    trained, _ = compress(model=loaded, method="magnitude", sparsity=0.1, training=TRAINING)
 
-    assert all(
-        np.array_equal(a == 0, b == 0)
-        for a, b in zip(kernels_of(pruned).values(), kernels_of(trained).values(), strict=True)
-    )
+    later, _ = compress(model=loaded, method="magnitude", sparsity=0.3, match="up", training=TRAINING)
+    less, _ = compress(model=loaded, method="magnitude", sparsity=0.2, match="conv")
+
+    zero = kernels_of(pruned)["conv"] == 0
+    assert np.array_equal(kernels_of(later)["conv"] == 0, zero)
+    assert not np.array_equal(kernels_of(later)["conv"], kernels_of(pruned)["conv"])
+    assert np.array_equal(kernels_of(less)["conv"] == 0, zero)  # 20 % asked for, 50 % there before: kept
 
 
 def test_batch_norm_statistics_are_those_of_the_pruned_network(compress, network, samples):
@@ -145,12 +139,6 @@ def test_batch_norm_statistics_are_those_of_the_pruned_network(compress, network
     assert any("batch-norm statistics re-estimated" in note for note in said)
     _, said = compress(method="magnitude", sparsity=0.5, data=None)
     assert any("no data to re-estimate" in note for note in said)
-
-
-def test_two_runs_with_one_seed_agree(compress):
-    runs = [compress(method="magnitude", sparsity=0.5, training=TRAINING)[0] for _ in range(2)]
-
-    assert all(np.array_equal(a, b) for a, b in zip(*[m.get_weights() for m in runs], strict=True))
 
 
 def test_n_m_keeps_two_of_four_along_the_input_channels(compress):
@@ -165,7 +153,7 @@ def test_n_m_keeps_two_of_four_along_the_input_channels(compress):
 
 
 def test_block_zeroes_whole_blocks(compress):
-    made, said = compress(method="block", sparsity=0.5, block=[4, 2], training=TRAINING)
+    made, said = compress(method="block", sparsity=0.5, block=[4, 2])
 
     up = kernels_of(made)["up"].reshape(3, 3, 2, 2, 2, 4)  # (height, width, out, 2 of it, in, 4 of it)
     counts = (up == 0).sum(axis=(3, 5))
@@ -221,11 +209,17 @@ def test_a_subclassed_model_keeps_its_class(compress, samples):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"method": "magnitude", "sparsity": 1.0}, r"recipe.toml: step 1 \(prune\): sparsity must be in \[0, 1\), got 1"),
+        (
+            {"method": "magnitude", "sparsity": 1.0},
+            r"recipe.toml: step 1 \(prune\): sparsity must be in \[0, 1\), got 1",
+        ),
         ({"method": "magnitude"}, r"recipe.toml: step 1 \(prune\).*sparsity"),
-        ({"method": "magnitude", "sparsity": 0.999}, "leaves nothing of depth, kind; ask for less or skip them"),
+        ({"method": "magnitude", "sparsity": 0.99}, "leaves nothing of kind; ask for less, or skip it"),
         ({"method": "magnitude", "sparsity": 0.01, "match": "kind"}, "0.01 of 12 weights is less than one weight"),
-        ({"method": "magnitude", "sparsity": 0.5, "match": "cnov"}, "'cnov' hits no layer with a kernel; did you mean"),
+        (
+            {"method": "magnitude", "sparsity": 0.5, "match": "cnov"},
+            "'cnov' hits no layer with a kernel .did you mean 'conv'",
+        ),
         ({"method": "magnitude", "sparsity": 0.5, "scope": "all"}, "scope must be one of layer, global"),
         ({"method": "n_m", "n": 4, "m": 4}, "n must be below m, or nothing is pruned; got n = 4, m = 4"),
         ({"method": "n_m", "match": "depth"}, "'depth' hits no layer that sums over 4 input channels or more"),

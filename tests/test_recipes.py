@@ -58,11 +58,11 @@ def test_set_takes_a_step_by_number_kind_or_method(write, step):
 
 def test_set_wants_one_step(write):
     twice = write(TWO_STEPS + '[[step]]\nkind = "prune"\nmethod = "dead"\n')
-    with pytest.raises(InputError, match="names steps 2 and 3; write its number; mine.toml has 1 fold, 2 prune, 3 pr"):
+    with pytest.raises(InputError, match=r"names steps 2 and 3; write its number; mine.toml has 1 fold, 2 prune, 3 pr"):
         recipes.load(twice, ("prune.sparsity=0.1",))
     with pytest.raises(InputError, match=r"names no step \(did you mean 'prune'\?\)"):
         recipes.load(twice, ("prun.sparsity=0.1",))
-    with pytest.raises(InputError, match="must be STEP.KEY=VALUE"):
+    with pytest.raises(InputError, match=r"must be STEP.KEY=VALUE"):
         recipes.load(twice, ("sparsity=0.1",))
     with pytest.raises(InputError, match="kind of step 1 is no table but 'fold'"):
         recipes.load(twice, ("1.kind.x=0.1",))
@@ -97,7 +97,7 @@ def test_errors_name_file_step_and_key(write, change, told):
 
 
 def test_mixup_needs_a_teacher_alone(write):
-    with pytest.raises(InputError, match="mixup has no labels: it needs distill = { alpha = 1 }"):
+    with pytest.raises(InputError, match=r"mixup has no labels: it needs distill = { alpha = 1 }"):
         recipes.load(write(TWO_STEPS), ('2.training.augment=["mixup"]', "2.training.distill.alpha=0.5"))
 
 
@@ -108,9 +108,9 @@ def test_load_refuses_what_is_no_recipe(write, tmp_path):
         recipes.load(tmp_path / "none.toml")
     with pytest.raises(InputError, match=r"mine.toml: there is no \[\[step\]\]"):
         recipes.load(write("step = []"))
-    with pytest.raises(InputError, match="mine.toml: step is missing"):
+    with pytest.raises(InputError, match=r"mine.toml: step is missing"):
         recipes.load(write("name = 'x'"))
-    with pytest.raises(InputError, match="kind must be one of .*, got None"):
+    with pytest.raises(InputError, match=r"kind must be one of .*, got None"):
         recipes.load(write("[[step]]\nsparsity = 0.5"))
 
 

@@ -176,3 +176,11 @@ def test_inspect_shows_models_artifacts_and_differences(cli, trained, schema):
     shown = cli("inspect", trained / "a.tflite", "--target", "nucleo-h743zi2")
     assert "CONV_2D" in shown.err
     assert "unsupported_ops" in shown.err
+
+
+def test_data_without_the_artifacts_preprocessing_is_said(cli, trained, data, tmp_path):
+    (data / "halved.toml").write_text('data = "train.npz"\n[[preprocess]]\nop = "scale"\nfactor = 0.5\n')
+    given = ("--scheme", "int8", "--calibration-data", data / "halved.toml")
+    assert cli("export", trained / "m.keras", *given, "-o", tmp_path / "a.tflite").code == 0
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz")
+    assert "was exported for data preprocessed by" in cli("validate", tmp_path / "a.tflite", *given).err

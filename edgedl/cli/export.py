@@ -12,7 +12,7 @@ from edgedl.cli import options
 @click.option(
     "--format", "format_", metavar="F", help="Artifact format, a plugin's name; default: by the suffix of OUT."
 )
-@click.option("--scheme", metavar="S", help="fp32, fp16, dynamic, int8, int16x8, ... [default: fp32]")
+@click.option("--scheme", metavar="S", help="fp32, fp16, dynamic, int8, int16x8, ... [default: the model's, else fp32]")
 @click.option("--target", metavar="T", help="Device profile that decides --io, and whose formats are kept to.")
 @click.option("--calibration-data", metavar="DATA", help="Data for static schemes, and where preprocessing is named.")
 @click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Calibration samples.")

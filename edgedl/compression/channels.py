@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from edgedl.types import Array
 
+Families = list[tuple[tuple[str, ...], Any]]  # layers that lose channels together, and their groups
 Share = Annotated[float, Within("(0, 1)")]
 
 
@@ -112,10 +113,17 @@ class _Run:
 
     def _iteration(self, progress: float) -> Array:
         groups = channel_groups(self.model)
+        found = self._candidates(groups)
         values = criteria.of_groups(
-            self.model, groups, self.options.importance, self.data, seed=self.context.seed, where=self.where
+            self.model,
+            groups,
+            self.options.importance,
+            self.data,
+            wanted=np.concatenate([ids for _, ids in found]),
+            seed=self.context.seed,
+            where=self.where,
         )
-        keep = self._keep(groups, values, progress)
+        keep = self._keep(groups, values, found, progress)
         self.model = removed(self.model, groups, keep)
         re_estimate_batch_norm(self.model, self.data, seed=self.context.seed)
         return keep
@@ -148,15 +156,14 @@ class _Run:
             raise UnsupportedError(message)
         return names
 
-    def _candidates(self, groups: Groups) -> list[tuple[tuple[str, ...], Array]]:
+    def _candidates(self, groups: Groups) -> Families:
         """The families of the chosen layers, without the groups that a skipped layer shares."""
         held = np.concatenate([np.zeros(0, np.int64), *(groups.uses[n].outputs for n in self.skipped)])
         found = [(names, np.setdiff1d(ids, held)) for names, ids in families(groups, self.chosen)]
         return [(names, ids) for names, ids in found if len(ids)]
 
-    def _keep(self, groups: Groups, values: Array, progress: float) -> Array:
+    def _keep(self, groups: Groups, values: Array, found: Families, progress: float) -> Array:
         """Which groups stay after an iteration, a mask (groups.count,); `progress` is the share of the way."""
-        found = self._candidates(groups)
         if self.options.goal is not None:
             return self._towards_goal(groups, values, found, self.options.goal, progress)
         share = float(self.options.sparsity or 0) * progress
@@ -185,9 +192,7 @@ class _Run:
             )
             raise InputError(message)
 
-    def _towards_goal(
-        self, groups: Groups, values: Array, found: list[tuple[tuple[str, ...], Array]], goal: Goal, progress: float
-    ) -> Array:
+    def _towards_goal(self, groups: Groups, values: Array, found: Families, goal: Goal, progress: float) -> Array:
         costs = Costs.of(self.model, groups)
         limits = [
             np.inf if share is None else before * (1 - progress * (1 - share))
@@ -216,13 +221,13 @@ class _Run:
         )
         raise InputError(message)
 
-    def _queue(self, found: list[tuple[tuple[str, ...], Array]], ranked: Array) -> Array:
+    def _queue(self, found: Families, ranked: Array) -> Array:
         """The groups in the order in which they go: by rank, or by their place within their own family."""
         ids = np.concatenate([ids for _, ids in found])
         if self.options.scope == "global":
-            return ids[np.argsort(ranked[ids], kind="stable")]
+            return np.asarray(ids[np.argsort(ranked[ids], kind="stable")])
         places = [np.argsort(np.argsort(ranked[own], kind="stable"), kind="stable") / len(own) for _, own in found]
-        return ids[np.argsort(np.concatenate(places), kind="stable")]
+        return np.asarray(ids[np.argsort(np.concatenate(places), kind="stable")])
 
     def _report(self) -> None:
         groups = channel_groups(self.model)

@@ -22,6 +22,7 @@ from edgedl.compression.preservation import preserved
 from edgedl.compression.sharing import Centroids, Codes, StraightThrough, Values
 from edgedl.errors import EdgedlError, InputError
 from edgedl.graph import flattened
+from edgedl.models.tensors import graph_operations
 from edgedl.toml import Within
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from edgedl.types import Array
 
 CODED = frozenset({"Dense", "Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "Conv2DTranspose"})
-FEWEST_CODES = 4  # the two ends, zero, and one more
 MOST_CODES = 255  # of int8, narrow range
 
 
@@ -52,8 +52,8 @@ class Options:
         if self.domain == "float" and self.bits is not None:
             message = "bits is for domain = 'int': float values are not what the file holds"
             raise ValueError(message)
-        if self.domain == "int" and not FEWEST_CODES <= self.clusters <= MOST_CODES:
-            message = f"clusters must be {FEWEST_CODES} to {MOST_CODES} with domain = 'int', got {self.clusters}"
+        if self.domain == "int" and not clustering.FEWEST <= self.clusters <= MOST_CODES:
+            message = f"clusters must be {clustering.FEWEST} to {MOST_CODES} with domain = 'int', got {self.clusters}"
             raise ValueError(message)
         if self.domain == "int" and self.granularity != "per_tensor":
             message = "granularity is for domain = 'float': integer codes have a scale a channel already"
@@ -113,8 +113,10 @@ def _folded(model: keras.Model, context: Context) -> keras.Model:
 
 
 def _chosen(model: keras.Model, options: Options, context: Context) -> list[Kernel]:
+    called = {id(op) for op in graph_operations(model)} if options.domain == "int" else set()
+
     def able(layer: Any, kernel: Kernel) -> bool:
-        fits = options.domain == "float" or type(layer).__name__ in CODED
+        fits = options.domain == "float" or (type(layer).__name__ in CODED and id(layer) in called)
         return fits and math.prod(kernel.shape) >= options.smallest
 
     kind = "layer with int8 codes" if options.domain == "int" else "layer with a kernel"

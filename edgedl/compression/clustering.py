@@ -18,12 +18,16 @@ TOP = 127  # int8, narrow range: the scale of a channel is max |w| / 127
 ROUNDS = 100  # of k-means, which mostly settles long before
 STARTS = (1.0, 0.8, 0.6, 0.4)  # of the largest weight of a channel: large ones may be cut
 SMALLEST = 1e-30
-FIT_ROUNDS = 3  # of codebook and rate in turns
+FIT_ROUNDS = 2  # of rate and codebook in turns
+FEWEST = 4  # codewords: the two ends, zero, and one more
+NEARLY = 1.15  # times the bits asked for: codewords that a rate can make fit
+SLACK = 0.95  # of the bits asked for, below which a codebook is made anew
 TURNS = 8  # of codes, codebook and scales
 LENGTH_ROUNDS = 3  # until the codes and the lengths of the codewords agree
 UNUSED = 1.0  # bits that a code without any weight costs more than one with a single weight
 RATES = (1e-5, 10.0)  # squared error, relative to the mean square, that is given for a bit
-RATE_STEP = 1.02
+SPREAD = 1.0
+RATE_STEP = 1.03
 CODE_TOLERANCE = 1e-3  # of a code, that float32 leaves
 
 
@@ -175,19 +179,39 @@ def fit_codes(
     """One codebook of at most `clusters` values, 0 and the two ends among them, and scales, with little error.
 
     In turns: the codes; each codeword the mean of what it stands for; each scale that of least squares, sum(w q) /
-    sum(q q). With `bits` the zipped codes take at most so many a weight, by a rate found by bisection. `start` is
-    where to begin. Raises ValueError where no rate reaches `bits`.
+    sum(q q). With `bits` the zipped codes take at most so many a weight: as many codewords as nearly fit, then a rate
+    found by bisection. `start` is where to begin. Raises ValueError where no rate reaches `bits`.
     """
     if start is not None:
-        coded = replace(start, book=_widened(start.book, clusters))
-    else:
-        starts = [_turn(_beginning(matrices, clusters, share), matrices) for share in STARTS]
-        coded = min(starts, key=lambda s: relative_error(s, matrices))
+        coded = _turn(start, matrices)
+        if bits is None:
+            return coded
+        coded = at_bits(coded, matrices, bits)
+        if coded.book.rate or zipped_bits(coded.codes(matrices)) > SLACK * bits:
+            return coded
+    coded = _plain(matrices, clusters)
+    if bits is None:
+        return coded
+    fewer, more = clusters, coded
+    while zipped_bits(coded.codes(matrices)) > bits * NEARLY and fewer > FEWEST:
+        fewer, more = max(FEWEST, fewer * 4 // 5), coded
+        coded = _plain(matrices, fewer)
+    rated = [_rated(each, matrices, bits) for each in ([coded] if more is coded else [coded, more])]
+    return min(rated, key=lambda each: relative_error(each, matrices))
+
+
+def _rated(coded: Coded, matrices: Sequence[Array], bits: float) -> Coded:
+    """Rate and codebook in turns."""
     for _ in range(FIT_ROUNDS):
-        coded = _turn(coded, matrices)
-        if bits is not None:
-            coded = at_bits(coded, matrices, bits)
-    return coded
+        coded = _turn(at_bits(coded, matrices, bits), matrices)
+    return at_bits(coded, matrices, bits)
+
+
+def _plain(matrices: Sequence[Array], clusters: int) -> Coded:
+    """The best of several starts, at rate 0."""
+    starts = [_turn(_beginning(matrices, clusters, share), matrices) for share in STARTS]
+    best = min(starts, key=lambda s: relative_error(s, matrices))
+    return _turn(best, matrices, 2 * TURNS)
 
 
 def at_bits(coded: Coded, matrices: Sequence[Array], bits: float) -> Coded:
@@ -223,7 +247,7 @@ def _priced(coded: Coded, matrices: Sequence[Array], rate: float) -> Coded:
     book = replace(coded.book, rate=rate)
     energies = [float(np.square(m / s).mean()) for m, s in zip(matrices, coded.scales, strict=True)]
     mean = sum(m.size for m in matrices) / len(matrices)
-    prices = tuple(rate * e * m.size / mean for e, m in zip(energies, matrices, strict=True))
+    prices = tuple(rate * e * (m.size / mean) ** SPREAD for e, m in zip(energies, matrices, strict=True))
     priced = replace(coded, book=book, prices=prices)
     for _ in range(LENGTH_ROUNDS if rate else 0):
         priced = replace(priced, book=replace(book, bits=code_lengths(priced.codes(matrices), book.values)))
@@ -244,22 +268,20 @@ def _beginning(matrices: Sequence[Array], clusters: int, share: float) -> Coded:
     units = np.sort(np.concatenate([(m / s)[m != 0] for m, s in zip(matrices, scales, strict=True)])).clip(-TOP, TOP)
     ranks = ((np.arange(clusters) + 0.5) / clusters * units.size).astype(int)
     values = units[ranks] if units.size else np.zeros(clusters)
-    book = _widened(Codebook(values=np.unique(np.rint(values)), bits=np.zeros(1)), clusters)
+    book = _widened(np.rint(values), clusters)
     return Coded(book=book, scales=scales, prices=(0.0,) * len(matrices))
 
 
-def _widened(book: Codebook, clusters: int) -> Codebook:
-    """`clusters` codewords with -127, 0 and 127: those there are, and new ones in the widest gaps."""
-    values = np.unique(np.concatenate([book.values, [-TOP, 0, TOP]]))
+def _widened(values: Array, clusters: int) -> Codebook:
+    """A codebook of `clusters` values with -127, 0 and 127, from some of them: new ones halve the widest gaps."""
+    values = np.unique(np.append(values, [-TOP, 0, TOP])).astype(np.int64)
     while values.size > clusters:  # the ends and zero stay
         inner = np.flatnonzero(~np.isin(values, (-TOP, 0, TOP)))
         values = np.delete(values, inner[np.argmin(values[inner + 1] - values[inner - 1])])
     while values.size < clusters:
         gap = int(np.argmax(np.diff(values)))
-        middle = (values[gap] + values[gap + 1]) // 2
-        values = np.insert(values, gap + 1, middle)
-    rounded = values.astype(np.int64)
-    return Codebook(values=rounded, bits=np.full(rounded.size, np.log2(rounded.size)), rate=book.rate)
+        values = np.insert(values, gap + 1, (values[gap] + values[gap + 1]) // 2)
+    return Codebook(values=values, bits=np.full(values.size, np.log2(values.size)))
 
 
 def _turn(coded: Coded, matrices: Sequence[Array], rounds: int = TURNS) -> Coded:

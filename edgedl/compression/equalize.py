@@ -114,12 +114,9 @@ def equalize(model: keras.Model, walked: Graph) -> tuple[int, list[str]]:
             kinds = [type(layer).__name__ for layer in (one, two)]
             kernel, *bias = one.get_weights()
             after, *rest = two.get_weights()
-            if kinds[1] == "DepthwiseConv2D":
-                reach = np.abs(after).max(axis=(0, 1))
-            else:
-                reach = input_matrix(after, kinds[1])
-            s = factors(output_matrix(kernel, kinds[0]), reach)
-            one.set_weights([scaled(kernel, kinds[0], by_output=1 / s), *(np.asarray(b / s, np.float32) for b in bias)])
+            s = factors(output_matrix(kernel, kinds[0]), input_matrix(after, kinds[1]))
+            biases = [np.asarray(b / s, np.float32) for b in bias]
+            one.set_weights([scaled(kernel, kinds[0], by_output=1 / s), *biases])
             two.set_weights([scaled(after, kinds[1], by_input=s), *rest])
             largest = max(largest, float(np.abs(np.log(s)).max()))
         if largest < SETTLED:

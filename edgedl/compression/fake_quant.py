@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from edgedl.compression.ranges import nudged
+from edgedl.compression.ranges import FIXED, FIXED_16, nudged
 from edgedl.compression.rounding import KERNEL_TOP, kernel_scales
 from edgedl.types import Scheme
 
@@ -59,19 +59,22 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
     """Rounds activations to a range of 2**bits codes; shared where tensors have one range.
 
     While it trains, `adapt` "learned" trains the range and "moving" follows the bounds of the batches with an average
-    that fades; None leaves it. A `fixed` one (what a kernel such as softmax always gives) never changes.
+    that fades; None leaves it. `fixed` names an activation whose kernel gives
+    one range always. An exporter
+    may set `edgedl_twin` while it traces a 16-bit range.
     """
 
     def __init__(
         self,
         scheme: str = Scheme.STATIC_WI8_AI8,
-        fixed: tuple[float, float] | None = None,
+        fixed: str | None = None,
         adapt: Adapt = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.edgedl_scheme, self.fixed = str(scheme), tuple(fixed) if fixed else None
+        self.edgedl_scheme, self.fixed = str(scheme), fixed
         self.adapt = None if fixed else adapt
+        self.edgedl_twin = False
         self.supports_masking = True
 
     @property
@@ -81,7 +84,7 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002
         """The range, as two scalars."""
-        low, high = self.fixed or (-1.0, 1.0)
+        low, high = (FIXED_16 if self.symmetric else FIXED[self.fixed]) if self.fixed else (-1.0, 1.0)
         for name, value in (("low", low), ("high", high)):
             initializer = keras.initializers.Constant(value)
             trainable = self.adapt == "learned"
@@ -111,6 +114,8 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
             as_float.watch(self, inputs)
         if as_float.off:
             return inputs
+        if self.edgedl_twin:
+            return self._twin(inputs)
         values = tf.cast(inputs, tf.float32)
         if training and self.adapt == "moving":
             for weight, bound in ((self.low, tf.reduce_min(values)), (self.high, tf.reduce_max(values))):
@@ -125,6 +130,14 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
             values, low, high, num_bits=self.bits, narrow_range=self.symmetric
         )
         return tf.cast(made, inputs.dtype)
+
+    def _twin(self, inputs: Any) -> Any:
+        """The same step between codes on a grid of 8 bits: what a converter that knows no other reads the step from."""
+        if self.fixed:
+            low, high = FIXED[self.fixed]
+        else:
+            low, high = -128 * self.scale, 127 * self.scale
+        return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """As the input."""
@@ -187,7 +200,7 @@ class KernelLayer(_Carrier):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class FakeQuantDense(KernelLayer, keras.layers.Dense):  # type: ignore[misc]
+class Dense(KernelLayer, keras.layers.Dense):  # type: ignore[misc]
     """Dense with an int8 kernel."""
 
     summed = (0,)  # (in, out)
@@ -198,7 +211,7 @@ class FakeQuantDense(KernelLayer, keras.layers.Dense):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class FakeQuantConv1D(KernelLayer, keras.layers.Conv1D):  # type: ignore[misc]
+class Conv1D(KernelLayer, keras.layers.Conv1D):  # type: ignore[misc]
     """Conv1D with an int8 kernel."""
 
     summed = (0, 1)  # (size, in, out)
@@ -214,7 +227,7 @@ class FakeQuantConv1D(KernelLayer, keras.layers.Conv1D):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class FakeQuantConv2D(KernelLayer, keras.layers.Conv2D):  # type: ignore[misc]
+class Conv2D(KernelLayer, keras.layers.Conv2D):  # type: ignore[misc]
     """Conv2D with an int8 kernel."""
 
     summed = (0, 1, 2)  # (height, width, in, out)
@@ -225,7 +238,7 @@ class FakeQuantConv2D(KernelLayer, keras.layers.Conv2D):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class FakeQuantDepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):  # type: ignore[misc]
+class DepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):  # type: ignore[misc]
     """DepthwiseConv2D with an int8 kernel."""
 
     summed = (0, 1)  # (height, width, in, multiplier)
@@ -238,7 +251,7 @@ class FakeQuantDepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):  # ty
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class FakeQuantConv2DTranspose(KernelLayer, keras.layers.Conv2DTranspose):  # type: ignore[misc]
+class Conv2DTranspose(KernelLayer, keras.layers.Conv2DTranspose):  # type: ignore[misc]
     """Conv2DTranspose with an int8 kernel."""
 
     summed = (0, 1, 3)  # (height, width, out, in)
@@ -256,12 +269,13 @@ class FakeQuantConv2DTranspose(KernelLayer, keras.layers.Conv2DTranspose):  # ty
         )
 
 
-KERNEL_LAYERS: Mapping[str, type] = {
-    "Dense": FakeQuantDense,
-    "Conv1D": FakeQuantConv1D,
-    "Conv2D": FakeQuantConv2D,
-    "DepthwiseConv2D": FakeQuantDepthwiseConv2D,
-    "Conv2DTranspose": FakeQuantConv2DTranspose,
+# by the names of the Keras layers that they stand for, so that whoever goes by the class still knows what they are
+KERNEL_LAYERS: Mapping[str, Any] = {
+    "Dense": Dense,
+    "Conv1D": Conv1D,
+    "Conv2D": Conv2D,
+    "DepthwiseConv2D": DepthwiseConv2D,
+    "Conv2DTranspose": Conv2DTranspose,
 }
 
 

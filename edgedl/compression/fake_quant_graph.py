@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edgedl import graph
 from edgedl.compression.fold import affine_of
-from edgedl.compression.placement import FIXED, FUSED, KERNELS, OWN_ACTIVATIONS, RESHAPES, Plan, activation_name
+from edgedl.compression.placement import FUSED, KERNELS, OWN_ACTIVATIONS, RESHAPES, Plan, activation_name
+from edgedl.compression.ranges import FIXED
 from edgedl.errors import UnsupportedError
 from edgedl.graph import Call, Graph, Value
 from edgedl.types import Scheme
@@ -89,9 +90,7 @@ def _separated(layer: Any, name: str, *, outputs: bool) -> Made:
     first = keras.layers.DepthwiseConv2D(
         layer.kernel_size, depth_multiplier=layer.depth_multiplier, use_bias=False, name=f"{name}_depthwise", **shared
     )
-    second = keras.layers.Conv2D(
-        layer.filters, 1, use_bias=layer.use_bias, activation=layer.activation, name=name
-    )
+    second = keras.layers.Conv2D(layer.filters, 1, use_bias=layer.use_bias, activation=layer.activation, name=name)
     depthwise, *rest = layer.get_weights()
     weights = [(first, [depthwise]), (second, rest)]
     activation = activation_name(layer.activation)

@@ -47,8 +47,10 @@ def first_order(contributions: Array) -> Array:
     return np.asarray(np.mean(np.square(contributions, dtype=np.float64), axis=0))
 
 
-def of_groups(model: keras.Model, groups: Groups, kind: str, data: Data, *, seed: int, where: str) -> Array:
-    """The importance of every group, (groups.count,), by `kind`: l1, bn_gamma or taylor. Frozen groups get inf.
+def of_groups(
+    model: keras.Model, groups: Groups, kind: str, data: Data, *, wanted: Array, seed: int, where: str
+) -> Array:
+    """The importance of every group, (groups.count,), by `kind`: l1, bn_gamma or taylor; those `wanted` have one.
 
     Raises UnsupportedError where bn_gamma finds a removable channel without a batch normalization, InputError where
     taylor has no data.
@@ -58,8 +60,7 @@ def of_groups(model: keras.Model, groups: Groups, kind: str, data: Data, *, seed
     else:
         values = _averaged(groups, _gammas(groups) if kind == "bn_gamma" else _norms(groups))
         if kind == "bn_gamma":
-            _check_covered(groups, values, where)
-    values[groups.frozen] = np.inf
+            _check_covered(groups, values, wanted, where)
     return values
 
 
@@ -88,10 +89,10 @@ def _gammas(groups: Groups) -> list[tuple[Array, Array]]:
     return [(u.outputs, np.abs(u.layer.gamma.numpy())) for u in norms if u.layer.gamma is not None]
 
 
-def _check_covered(groups: Groups, values: Array, where: str) -> None:
+def _check_covered(groups: Groups, values: Array, wanted: Array, where: str) -> None:
     for name, use in groups.sources().items():
-        own = groups.removable(use)
-        if len(own) and np.isnan(values[own]).any():
+        own = np.intersect1d(use.outputs, wanted)
+        if np.isnan(values[own]).any():
             message = (
                 f"{where}: importance bn_gamma: layer {name!r} has no batch normalization with a scale after it; "
                 "use l1 or taylor, or skip the layer"

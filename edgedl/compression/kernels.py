@@ -25,7 +25,7 @@ HEADS = ("query", "key", "value")  # of attention: (in, heads, size)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kernel:
-    """One kernel. `name` is its layer's, with the weight's own where that is not `kernel`; `layout` as in `matrix`."""
+    """One kernel. `name` is its path without `/kernel`: mostly its layer's name; `layout` as in `matrix`."""
 
     name: str
     variable: Any
@@ -103,17 +103,18 @@ def kernels(
         model, step.match, step.skip, where=step.where, able=lambda layer: bool(offered(layer)), what=what
     )
     skipped = {id(v) for op in operations(model) if _hit(op, step.skip) for v in getattr(op, "weights", ())}
-    found = {k.key: k for layer in layers for k in offered(layer) if id(k.variable) not in skipped}
-    left = [k.name for k in all_kernels(model) if k.key not in found and id(k.variable) not in skipped]
+    taken = {k.key for layer in layers for k in offered(layer) if id(k.variable) not in skipped}
+    found = [k for k in all_kernels(model) if id(k.variable) not in skipped]
+    left = [k.name for k in found if k.key not in taken]
     if left and not step.match:
         context.say(f"{step.where}: left alone, as no {what}: {', '.join(left)}")
-    return [found[key] for key in keyed(model) if key in found]
+    return [k for k in found if k.key in taken]
 
 
 def all_kernels(model: Any) -> list[Kernel]:
     """Every kernel of a model, in its order, each once."""
     keys = {id(v): key for key, v in keyed(model).items()}
-    found = {k.key: k for op in operations(model) for k in _of(op, keys)}
+    found = {k.key: k for op in operations(model) for k in _of(op, keys)}  # the innermost layer comes last, and counts
     return [found[key] for key in keyed(model) if key in found]
 
 
@@ -145,8 +146,9 @@ def _of(layer: Any, keys: dict[int, str]) -> list[Kernel]:
     for variable in getattr(layer, "weights", ()):
         if len(variable.shape) < 2 or not variable.name.endswith("kernel") or id(variable) not in keys:
             continue
-        name = layer.name if variable.name == "kernel" and len(layer.weights) <= 2 else f"{layer.name}/{variable.name}"
-        found.append(Kernel(name=name, variable=variable, layout=_layout(layer, variable), key=keys[id(variable)]))
+        key = keys[id(variable)]
+        name = key.removesuffix("/kernel")
+        found.append(Kernel(name=name, variable=variable, layout=_layout(layer, variable), key=key))
     return found
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from edgedl.compression.kernels import Kernel, keyed
 from edgedl.compression.sparsity import Mask
 
@@ -31,11 +29,14 @@ class Hold:
 
     def update(self, masks: Mapping[str, Mask]) -> None:
         """Hold these masks from now on, and those of other kernels as before."""
-        self._masks |= {key: mask.astype(np.float32) for key, mask in masks.items()}
+        import tensorflow as tf
+
+        self._masks |= {key: tf.constant(mask) for key, mask in masks.items()}
 
     def __call__(self, trainee: Any, done: int = 0, total: int = 0) -> None:  # noqa: ARG002
         """Set masked weights of `trainee`, the model or a copy of it, to 0."""
+        import tensorflow as tf
+
         weights = keyed(trainee)
         for key, mask in self._masks.items():
-            variable = weights[key]
-            variable.assign(variable.value * mask)
+            weights[key].assign(tf.where(mask, weights[key].value, 0.0))

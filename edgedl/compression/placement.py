@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from edgedl.compression.ranges import FIXED
 from edgedl.errors import UnsupportedError
 from edgedl.graph import Call, Graph, Value
-from edgedl.types import Scheme
 
 KERNELS = ("Dense", "Conv1D", "Conv2D", "DepthwiseConv2D", "Conv2DTranspose")
 ARITHMETIC = ("Add", "Subtract", "Multiply")
@@ -26,9 +26,6 @@ SAME = (
 OWN = (*KERNELS, *ARITHMETIC, "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Mean", "PReLU")
 OWN_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu")
 FUSED = ("relu", "relu6")  # part of the operator before
-# (low, high) that the kernels give, whatever their input: int8 in steps of 1/256 (tanh 1/128), int16 of 1/32768
-FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
-FIXED_16 = (-32767 / 32768, 32767 / 32768)
 ALIKE = {"linear": "Identity"}
 
 
@@ -45,12 +42,12 @@ class Kind(StrEnum):
 class Plan:
     """`group` has the number of the range of each value; a value without one is no integer tensor.
 
-    `fixed` are the ranges that are given, `again` what a call needs in another range than it has: (call, group).
-    `floats` are the calls that stay float.
+    `fixed` are the activations whose kernels have a range of their own, `again` what a call needs in another range
+    than it has: (call, group). `floats` are the calls that stay float.
     """
 
     group: dict[Value, int]
-    fixed: dict[int, tuple[float, float]]
+    fixed: dict[int, str]
     again: dict[Call, int]
     floats: frozenset[Call]
 
@@ -76,17 +73,17 @@ def activation_name(function: Any) -> str:
     return str(getattr(function, "__name__", None) or getattr(function, "name", "")) if function else "linear"
 
 
-def plan(graph: Graph, scheme: Scheme, keep: Callable[[Call], bool]) -> Plan:
+def plan(graph: Graph, keep: Callable[[Call], bool]) -> Plan:
     """The plan for a model whose kernels have fusible activations alone. Raises UnsupportedError naming a layer."""
-    return _Planner(graph, scheme, keep).plan()
+    return _Planner(graph, keep).plan()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, scheme: Scheme, keep: Callable[[Call], bool]) -> None:
-        self.graph, self.wide = graph, scheme is Scheme.STATIC_WI8_AI16
+    def __init__(self, graph: Graph, keep: Callable[[Call], bool]) -> None:
+        self.graph = graph
         self.kinds = {call: Kind.FLOAT if keep(call) else self._kind(call) for call in graph.calls}
         self.parent: dict[Value, Value] = {}
-        self.fixed: dict[Value, tuple[float, float]] = {}
+        self.fixed: dict[Value, str] = {}
         self.again: dict[Call, Value] = {}
 
     def plan(self) -> Plan:
@@ -122,7 +119,8 @@ class _Planner:
     def _fused(self, call: Call) -> bool:
         """Whether the output is no tensor of its own: the activation that follows is part of this operator."""
         after = self.graph.next(call)
-        able = call.kind in (*KERNELS, *ARITHMETIC) and self.kinds[call] is not Kind.FLOAT
+        able = call.kind in ARITHMETIC or (call.kind in KERNELS and activation_name(call.layer.activation) == "linear")
+        able = able and self.kinds[call] is not Kind.FLOAT
         return able and after is not None and self.kinds[after] is Kind.OWN and activation_of(after.layer) in FUSED
 
     def _place(self, call: Call) -> None:
@@ -131,7 +129,7 @@ class _Planner:
             return
         self._enter(output)
         if kind is Kind.FIXED:
-            self.fixed[output] = FIXED_16 if self.wide else FIXED[activation_of(call.layer) or ""]
+            self.fixed[output] = activation_of(call.layer) or ""
         elif kind is Kind.SAME:
             inputs = [v for v in call.inputs if v in self.parent]
             ranges = {self.fixed.get(self._root(v)) for v in inputs}
@@ -155,14 +153,12 @@ class _Planner:
 
     def _unite(self, values: list[Value]) -> None:
         roots = [self._root(v) for v in values]
-        range_ = next((self.fixed[r] for r in roots if r in self.fixed), None)
+        given = next((self.fixed[r] for r in roots if r in self.fixed), None)
         for root in roots[1:]:
             self.parent[root] = roots[0]
-        for root in roots[1:]:
-            if root is not roots[0]:
-                self.fixed.pop(root, None)
-        if range_:
-            self.fixed[roots[0]] = range_
+            self.fixed.pop(root, None)
+        if given:
+            self.fixed[roots[0]] = given
 
 
 def _is_real(value: Value) -> bool:

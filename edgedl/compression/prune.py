@@ -173,7 +173,7 @@ def _check_sizes(chosen: Sequence[Kernel], share: float, scope: str, context: Co
     sizes = {k.name: math.prod(k.shape) for k in chosen}
     if scope == "layer" and (lost := [n for n, size in sizes.items() if round(share * size) >= size]):
         message = (
-            f"{context.step.where}: sparsity {share:g} leaves nothing of {', '.join(lost)}; ask for less or skip them"
+            f"{context.step.where}: sparsity {share:g} leaves nothing of {', '.join(lost)}; ask for less, or skip it"
         )
         raise InputError(message)
     if share > 0 and round(share * sum(sizes.values())) == 0:

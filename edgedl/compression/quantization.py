@@ -17,12 +17,12 @@ from edgedl.compression.fake_quant import Adapt, FakeQuantize, KernelLayer, as_f
 from edgedl.compression.fake_quant_graph import prepared, quantized
 from edgedl.compression.fold import fold
 from edgedl.compression.placement import Plan, plan
+from edgedl.compression.preservation import preserved
 from edgedl.compression.quantize import Options
 from edgedl.errors import InputError
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.graph import Graph
-from edgedl.models.tensors import call_flat, specs
-from edgedl.recipes import Training
+from edgedl.models.tensors import call_flat, carried_scheme, specs
 from edgedl.toml import did_you_mean
 from edgedl.types import Scheme
 
@@ -33,12 +33,14 @@ Array = NDArray[Any]
 BATCH = 64
 VALUES = 1 << 18  # of a tensor that an estimate is made of
 PROOF = 1e-4  # float32 in another order
-KEPT_CODES = 64  # a kernel on its grid with fewer values than this was clustered
 
 
 def quantize(model: keras.Model, data: TrainingData, options: Options, context: Context) -> keras.Model:
     """The fake-quant model of `model`, calibrated, and trained where the step says so."""
     where, scheme = context.step.where, Scheme.parse(options.scheme)
+    if carried := carried_scheme(model):
+        message = f"{where}: model {model.name!r} is quantized already, for {carried.value}; give the float model"
+        raise InputError(message)
     flat, _ = fold(graph.flattened(model))
     keep = _keeper(flat, options.keep_float, where)
     ready = prepared(flat, keep)
@@ -46,7 +48,7 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
         ready = graph.flattened(ready) if ready is flat else ready
         _equalize(ready, context)
     walked = Graph.of(ready)
-    placed = plan(walked, scheme, lambda call: keep(call.name))
+    placed = plan(walked, lambda call: keep(call.name))
     training = context.step.training
     adapt: Adapt = None if training is None else "moving" if options.ranges == "moving_average" else "learned"
     made, found = quantized(ready, placed, walked, scheme, adapt)
@@ -59,7 +61,7 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
     if options.bias_correction:
         correct_biases(made, samples)
     if training is not None:
-        _train(made, data, training, context)
+        fine_tune(made, data, training, context, on_step=preserved(made))
     settle(made, placed, walked, found)
     return made
 
@@ -167,40 +169,46 @@ def _kernels(model: keras.Model) -> list[Any]:
     return [layer for layer in model.layers if isinstance(layer, KernelLayer)]
 
 
-def _inputs_of(samples: _Samples, layer: Any, *, floats: bool) -> Array:
-    """What a layer is given on the samples, by the float model or by the quantized one."""
-    taken: list[Array] = []
+class _Layerwise:
+    """What each layer is given by the float model, and by the quantized one as it is by then."""
 
-    def watch(seen: Any, values: Any) -> None:
-        if seen is layer:
-            taken.append(values.numpy())
+    def __init__(self, model: keras.Model, samples: _Samples) -> None:
+        self.model, self.arrays = model, samples.arrays
+        self.reference = graph.flattened(model)
 
-    with watching(watch):
-        if floats:
-            with as_float:
-                list(samples.run())
-        else:
-            list(samples.run())
-    return np.concatenate(taken)
+    def pairs(self, layer: Any) -> Iterator[tuple[Any, Any]]:
+        """Batch after batch: what the layer gets in the float model, and what in the quantized one."""
+        import tensorflow as tf
 
+        with as_float:  # read where a function is traced
+            first = self._feed(self.reference, layer.name)
+        second = self._feed(self.model, layer.name)
+        for rows in batches(np.arange(len(self.arrays[0])), BATCH):
+            batch = [tf.constant(a[rows]) for a in self.arrays]
+            yield from zip(first(*batch), second(*batch), strict=True)
 
-def _sums(layer: Any, inputs: Array, kernel: Any) -> Array:
-    return np.concatenate([np.asarray(layer.apply_linear(inputs[r], kernel)) for r in batches(np.arange(len(inputs)), BATCH)])
+    def _feed(self, model: keras.Model, name: str) -> Any:
+        """The inputs of every call of a layer, as a function of the model's inputs."""
+        import keras
+        import tensorflow as tf
+
+        part = keras.Model(model.inputs, [n.input_tensors[0] for n in model.get_layer(name)._inbound_nodes])
+        signature = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in self.arrays]
+        return tf.function(lambda *arrays: call_flat(part, arrays), autograph=False).get_concrete_function(*signature)
 
 
 def _adaround(model: keras.Model, samples: _Samples, context: Context) -> None:
     """Put each kernel on its grid by AdaRound, layer after layer, the ones before it being quantized."""
     from edgedl.agent import progress
 
-    layers = _kernels(model)
+    layers, layerwise = _kernels(model), _Layerwise(model, samples)
     for i, layer in enumerate(layers):
         progress("rounding", i, len(layers))
-        kernel = layer.variable.numpy()
-        scales = layer.scales
+        kernel, scales = layer.variable.numpy(), layer.scales
         if rounding.is_on_grid(kernel, scales):
             continue
-        targets = _sums(layer, _inputs_of(samples, layer, floats=True), kernel)
-        inputs = _inputs_of(samples, layer, floats=False)
+        seen = [(layer.apply_linear(x, kernel).numpy(), y.numpy()) for x, y in layerwise.pairs(layer)]
+        targets, inputs = (np.concatenate(part) for part in zip(*seen, strict=True))
         options = rounding.AdaRoundOptions(seed=context.seed)
         codes = rounding.adaround(kernel, scales, inputs, targets, layer.apply_linear, options)
         layer.variable.assign((codes * scales).astype(np.float32))
@@ -209,37 +217,18 @@ def _adaround(model: keras.Model, samples: _Samples, context: Context) -> None:
 
 def correct_biases(model: keras.Model, samples: _Samples) -> None:
     """Give each layer the mean outputs of its float form, layer after layer; one without a bias stays."""
+    layerwise = _Layerwise(model, samples)
     for layer in _kernels(model):
         if layer.bias is None:
             continue
-        kernel = layer.variable.value
-        wanted = _sums(layer, _inputs_of(samples, layer, floats=True), kernel)
-        found = _sums(layer, _inputs_of(samples, layer, floats=False), layer.on_grid(training=False))
-        layer.bias.assign(layer.bias.numpy() + equalize.bias_shift(wanted, found).astype(np.float32))
-
-
-def _train(model: keras.Model, data: TrainingData, training: Training, context: Context) -> None:
-    """Fine-tune; zeros stay zeros, and kernels whose codes were chosen before stay as they are."""
-    masks, held = [], []
-    for layer in _kernels(model):
-        kernel = layer.variable.numpy()
-        codes = rounding.nearest(kernel, layer.scales)
-        if rounding.is_on_grid(kernel, layer.scales) and np.unique(codes).size <= KEPT_CODES < codes.size:
-            layer.variable.trainable = False
-            held.append(layer)
-        elif (kernel == 0).any():
-            masks.append((layer.variable, (kernel != 0).astype(np.float32)))
-    if held:
-        names = ", ".join(layer.name for layer in held)
-        context.say(f"{context.step.where}: kernels that share their codes are kept, biases and ranges trained: {names}")
-
-    def hold(_: Any, __: int, ___: int) -> None:
-        for variable, mask in masks:
-            variable.assign(variable.value * mask)
-
-    fine_tune(model, data, training, context, on_step=hold if masks else None)
-    for layer in held:
-        layer.variable.trainable = True
+        float_kernel = layerwise.reference.get_layer(layer.name).variable.value
+        kernel = layer.on_grid(training=False)
+        shifts, sizes = [], []
+        for before, now in layerwise.pairs(layer):
+            wanted, found = layer.apply_linear(before, float_kernel), layer.apply_linear(now, kernel)
+            shifts.append(equalize.bias_shift(wanted.numpy(), found.numpy()))
+            sizes.append(len(wanted))
+        layer.bias.assign(layer.bias.numpy() + np.average(shifts, axis=0, weights=sizes).astype(np.float32))
 
 
 def settle(model: keras.Model, placed: Plan, walked: Graph, found: dict[int, FakeQuantize]) -> None:
@@ -249,9 +238,8 @@ def settle(model: keras.Model, placed: Plan, walked: Graph, found: dict[int, Fak
     for layer in _kernels(model):
         layer.variable.assign(layer.on_grid(training=False))
     kernels = {layer.name.removesuffix("_float"): layer for layer in _kernels(model)}
-    for name in walked.layers:
-        layer = kernels.get(name)
-        scales = {found[placed.group[call.inputs[0]]].scale for call in walked.calls_of(name)} if layer else set()
-        if layer is not None and layer.bias is not None and len(scales) == 1:
+    for name, layer in kernels.items():
+        scales = {found[placed.group[call.inputs[0]]].scale for call in walked.calls_of(name)}
+        if layer.bias is not None and len(scales) == 1:
             step = scales.pop() * layer.scales.astype(np.float64).ravel()
             layer.bias.assign((np.rint(layer.bias.numpy() / step) * step).astype(np.float32))

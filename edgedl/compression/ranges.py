@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Range = tuple[float, float]
 Estimator = Literal["min_max", "percentile", "mse", "moving_average"]
+# what integer kernels give, whatever their input: int8 in steps of 1/256 (tanh 1/128), int16 in steps of 1/32768
+FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
+FIXED_16 = (-32767 / 32768, 32767 / 32768)
 TAIL = 0.01  # percent of the values that `percentile` cuts off at either end
 MOMENTUM = 0.9
 OCTAV_ROUNDS = 50
@@ -65,10 +68,10 @@ def mse(values: Array, bits: int = 8, *, symmetric: bool = False) -> Range:
     low, high = bounds
     for _ in range(OCTAV_ROUNDS):
         first, last = np.searchsorted(ordered, low, "left"), np.searchsorted(ordered, high, "right")
-        k = 4.0**-bits / 12 * (last - first)
+        k = 4.0**-bits / 12 * float(last - first)
         below, above = float(sums[first]), float(sums[-1] - sums[last])
-        new_high = (above + k * low) / (ordered.size - last + k) if bounds[1] > 0 else 0.0
-        new_low = (below + k * high) / (first + k) if bounds[0] < 0 else 0.0
+        new_high = (above + k * low) / (float(ordered.size - last) + k) if bounds[1] > 0 else 0.0
+        new_low = (below + k * high) / (float(first) + k) if bounds[0] < 0 else 0.0
         new = (min(0.0, max(new_low, bounds[0])), max(0.0, min(new_high, bounds[1])))
         if last == ordered.size and first == 0:  # nothing is clipped yet: the first step inwards, from the mean
             new = _start(ordered, bounds)

@@ -73,7 +73,7 @@ def adaround(
     moments = [tf.Variable(tf.zeros_like(v)) for _ in range(2)]
     low, step = tf.constant(floor.astype(np.float32)), tf.constant(scales)
 
-    @tf.function(jit_compile=False)
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def update(x: Any, y: Any, beta: Any, strength: Any, count: Any) -> None:
         with tf.GradientTape() as tape:
             up = _rectified(v)
@@ -92,7 +92,7 @@ def adaround(
         rows = np.sort(rng.choice(len(inputs), size, replace=False))
         beta, strength = _annealed(i / options.iterations, options.regularization)
         update(inputs[rows], targets[rows], tf.constant(beta), tf.constant(strength), tf.constant(float(i + 1)))
-    codes = floor + (_rectified(v).numpy() >= 0.5)  # noqa: PLR2004
+    codes = floor + (_rectified(v).numpy() >= 0.5)
     exact = np.abs(units - np.rint(units)) < ON_GRID
     return np.where(exact, np.rint(units), np.clip(codes, -KERNEL_TOP, KERNEL_TOP)).astype(np.int32)
 

@@ -24,7 +24,17 @@ from edgedl.types import TensorSpec, to_json
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["LoadedModel", "carried_scheme", "describe", "infer", "load", "predict", "specs", "warm", "with_static_shapes"]
+__all__ = [
+    "LoadedModel",
+    "carried_scheme",
+    "describe",
+    "infer",
+    "load",
+    "predict",
+    "specs",
+    "warm",
+    "with_static_shapes",
+]
 
 CACHED = 4  # models kept by one process
 UNKNOWN_CLASS = re.compile(r"(?:Unknown layer|Could not locate (?:class|function)):? '([^']+)'")

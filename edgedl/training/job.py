@@ -26,6 +26,7 @@ def train_to(
         raise InputError(message)
     if ":" not in model:
         architectures.find(model)  # an unknown name is said before anything is read
+    model_file.require_keras("edgedl train")
     artifacts.check_output(out, force=force, inputs=(source, evaluation))
     worker.warm()  # TensorFlow loads while the data is read
     staged = data.load(source)

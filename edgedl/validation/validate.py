@@ -14,6 +14,7 @@ from edgedl import artifacts, data, exporting, model_file, preprocessing, target
 from edgedl.data import Dataset
 from edgedl.errors import EdgedlError, InputError
 from edgedl.model_file import ModelFile
+from edgedl.preprocessing.op import Op
 from edgedl.types import (
     Artifact,
     ArtifactInfo,
@@ -127,7 +128,7 @@ def _case(request: Request) -> tuple[Case, list[str]]:
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
         outputs=outputs.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
     )  # fmt: skip
-    return case, [*chosen, *_overlap(case, names)]
+    return case, [*chosen, *_other_preprocessing(case, left), *_overlap(case, names)]
 
 
 def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> Outputs:
@@ -357,6 +358,16 @@ def _slower(case: Case, timings: Sequence[Timing]) -> list[str]:
         beside = "its float parent" if timings[1].artifact.scheme == Scheme.FP32 else case.request.reference
         return [f"{case.request.artifact} is slower than {beside} here: {found['latency_ratio']:.2f}x the time"]
     return []
+
+
+def _other_preprocessing(case: Case, left: Sequence[Op]) -> list[str]:
+    """Whether the data is preprocessed in another way than the artifact was exported with."""
+    wanted = to_json(case.artifact.lineage.preprocessing)
+    here = to_json(preprocessing.to_json((*case.dataset.applied, *left)))
+    if case.artifact.lineage.data_sha256 is None or wanted == here:
+        return []
+    told = f"{case.dataset.source} does {here or 'nothing'}"
+    return [f"the artifact was exported for data preprocessed by {wanted or 'nothing'}; {told}"]
 
 
 def _overlap(case: Case, names: Sequence[str]) -> list[str]:

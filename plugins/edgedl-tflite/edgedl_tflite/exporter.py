@@ -23,6 +23,7 @@ from edgedl_tflite import (
     slim,
     verification,
     weight_only,
+    widening,
 )
 from edgedl_tflite.calibration import Samples
 from edgedl_tflite.embedding import Affine
@@ -135,7 +136,7 @@ def _prepare(path: Path, scheme: Scheme, folder: Path | None, options: ExportOpt
 
 
 def _carried(model: keras.Model, scheme: Scheme, folder: Path | None) -> bool:
-    """Whether the model brings the scheme with its ranges. Raises UnsupportedError, InputError: another one, no data."""
+    """Whether the model brings the scheme with its ranges. Raises UnsupportedError: another; InputError: no data."""
     carried = models.carried_scheme(model)
     if carried is None and scheme.is_static and folder is None:
         message = f"{scheme.value} needs calibration data to set the activation ranges: give --calibration-data DATA"
@@ -152,14 +153,19 @@ def _make(job: _Job) -> tuple[Any, list[str]]:
     outside = {i: a for i, a in job.affines.items() if embedding.in_scale(a, scheme)}
     inside = {i: a for i, a in job.affines.items() if i not in outside}
     notes: list[str] = []
-    function, model = conversion.trace(job.model, job.inputs, inside), job.model
+    wide = job.carried and scheme is Scheme.STATIC_WI8_AI16
+    with widening.twin(job.model, wide=wide):
+        function, model = conversion.trace(job.model, job.inputs, inside), job.model
     if scheme.is_static and not job.carried:
         model, function, notes = conversion.without_loops(model, function, job.checked, job.affines, inside)
-    types = ("float" if job.affines else io, io)
+    narrow = "int8" if wide and io == "int16" else io
+    types = ("float" if job.affines else narrow, narrow)
     raw = conversion.convert(
         model, function, scheme, io=types, samples=job.samples, outside=outside, carried=job.carried
     )
     graph = flatbuffer.read(raw)
+    if wide:
+        widening.widen(graph)
     if scheme is Scheme.WEIGHT_ONLY_WI8_AFP32:
         weight_only.quantize(graph)
     if repaired := requantization.repair(graph):

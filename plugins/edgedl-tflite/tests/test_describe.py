@@ -87,7 +87,7 @@ def test_describe_still_refuses_such_a_file_when_it_is_damaged(tmp_path, free_si
     with pytest.raises(InputError, match="damaged or truncated"):
         describe(str(path))
     model = flatbuffer.read(free_sizes)
-    model.subgraphs[0].operators[0].inputs[0] = 99
+    model.subgraphs[0].operators[0].inputs = np.array([99, 1, 2], np.int32)
     path.write_bytes(flatbuffer.write(model))
     with pytest.raises(InputError, match="damaged or truncated TFLite model: an index points at nothing"):
         describe(str(path))

@@ -180,12 +180,15 @@ def _layer(kind: str, cls: type, config: Mapping[str, Any], where: str) -> dict[
     return {
         "class": kind,
         "config": {k: _value(k, v, where) for k, v in kept.items()},
-        "defaults": [k for k, v in kept.items() if v is None or (k in defaults and _same(v, defaults[k]))],
+        # an option that is off changes nothing, also where it is taken from **kwargs
+        "defaults": [k for k, v in kept.items() if v is None or v is False or (k in defaults and _same(v, defaults[k]))],
     }
 
 
 def _same(value: Any, default: Any) -> bool:
-    return bool(value == default or (isinstance(value, (list, tuple)) and list(value) == list(default or ())))
+    """Whether a config's value is the default, which a config may hold as a list: -1 as [-1]."""
+    several = [list(v) if isinstance(v, (list, tuple)) else [v] for v in (value, default)]
+    return bool(several[0] == several[1])
 
 
 def _value(key: str, value: Any, where: str) -> Any:

@@ -82,6 +82,13 @@ class _Tfmot:
 
         Raises InputError and UnsupportedError by name.
         """
+        copy, reply = self.run(model, data, options, context)
+        for note in reply["notes"]:
+            context.say(f"{context.step.where}: {note}")
+        return copy
+
+    def run(self, model: keras.Model, data: Any, options: Any, context: Any) -> tuple[keras.Model, dict[str, Any]]:
+        """The copy, and `notes`, `seconds` (of TFMOT's own work) and `tflite` (the path of its int8 file, or None)."""
         step = context.step
         training = self._training(data, step.training, step.where)
         network = carrying.describe(model)
@@ -100,20 +107,19 @@ class _Tfmot:
             }
             reply, weights, answers = process.call(request, network.weights(), inputs, expected, Path(folder))
         copy, difference = carrying.carried_back(model, network, weights, inputs, answers)
-        for note in reply["notes"]:
-            context.say(f"{step.where}: {note}")
         worst = max(difference, reply["difference"])
-        context.say(f"{step.where}: carried to Keras 2 and back; outputs differ by at most {worst:.2g} on seeded input")
+        reply["notes"].append(f"carried to Keras 2 and back; outputs differ by at most {worst:.2g} on seeded input")
         if tflite:
-            context.say(f"{step.where}: TFMOT's own int8 file, with the ranges that it trained: {tflite}")
-            context.say(f"{step.where}: the model has float weights on the 8-bit grid; a quantize step comes next")
-        return copy
+            reply["notes"].append("the weights are floats on the 8-bit grid: a quantize step comes next")
+            reply["notes"].append(f"TFMOT's own int8 file, with the ranges that it trained: {tflite}")
+        return copy, {"notes": reply["notes"], "seconds": reply["seconds"], "tflite": tflite}
 
     def _training(self, data: Any, training: Any, where: str) -> dict[str, Any] | None:
         """The step's training table. Raises InputError for what is missing or TFMOT's training cannot do."""
         if training is None:
             if self.trains:
-                message = f"{where}: TFMOT's {self.method} trains; give training = {{ epochs = 1 }}, or take edgedl's own kind"
+                hint = "give training = { epochs = 1 }, or take edgedl's own kind"
+                message = f"{where}: TFMOT's {self.method} trains; {hint}"
                 raise InputError(message)
             return None
         for key in ("distill", "augment", "patience"):

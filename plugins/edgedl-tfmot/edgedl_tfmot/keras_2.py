@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 COMMON_KEYS = frozenset({"name", "trainable", "dtype", "activity_regularizer"})
 RENAMED_KEYS = {("LeakyReLU", "negative_slope"): "alpha"}
-WITHOUT_MEANING = frozenset({"seed", "quantization_config", "build_config", "use_cudnn"})  # at inference
+# at inference; Bidirectional sets zero_output_for_mask itself, as its Keras 2 one does
+WITHOUT_MEANING = frozenset({"seed", "quantization_config", "build_config", "use_cudnn", "zero_output_for_mask"})
 TOLERANCE = 3e-5  # relative to the largest output (at least 1): two builds of the same float32 arithmetic
 
 
@@ -75,19 +76,15 @@ def layer_of(described: Mapping[str, Any], where: str) -> Any:
             continue
         if key in allowed:
             nested = isinstance(value, dict) and "layer" in value
-            clean[key] = _serialized(layer_of(value["layer"], f"{where}, {key}")) if nested else value
+            clean[key] = layer_of(value["layer"], f"{where}, {key}") if nested else value
         elif old_key not in described["defaults"]:
             message = f"layer {where!r} ({kind}): Keras 2 has no {key}={value!r}"
             raise UnsupportedError(message)
     try:
-        return cls.from_config(clean)
+        return cls(**clean)
     except (TypeError, ValueError) as e:
         message = f"layer {where!r} ({kind}) has no Keras 2 form: {str(e).splitlines()[0]}"
         raise UnsupportedError(message) from e
-
-
-def _serialized(layer: Any) -> dict[str, Any]:
-    return {"class_name": type(layer).__name__, "config": layer.get_config()}
 
 
 def outputs(model: Any, inputs: Sequence[Any]) -> Arrays:

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 SAID_LINES = 3
 
 
-def call(request: Mapping[str, Any], weights: Mapping[str, Arrays], inputs: Arrays, expected: Arrays, folder: Path) -> Any:
+def call(
+    request: Mapping[str, Any], weights: Mapping[str, Arrays], inputs: Arrays, expected: Arrays, folder: Path
+) -> Any:
     """Run a request in a process of its own: its reply, the weights by layer, and the model's answers on `inputs`.
 
     Raises what TFMOT's side raised of edgedl's errors, else WorkerError with the last lines of its log.

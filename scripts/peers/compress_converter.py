@@ -1,0 +1,26 @@
+"""TFLiteConverter, as its documentation has it: REQUEST.json; prints its seconds as JSON."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+request = json.loads(Path(sys.argv[1]).read_text())
+scheme = request["options"]["scheme"]
+model = keras.models.load_model(request["model"], compile=False)
+x = np.load(request["train"])["x"]
+rows = np.random.default_rng(request["seed"]).permutation(len(x))[: request["samples"]]
+
+begun = time.perf_counter()
+converter = tf.lite.TFLiteConverter.from_keras_model(model)
+if scheme != "fp32":
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+if scheme == "int8":
+    converter.representative_dataset = lambda: ([x[i : i + 1].astype(np.float32)] for i in rows)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+Path(request["out"]).write_bytes(converter.convert())
+print(json.dumps({"seconds": time.perf_counter() - begun}))

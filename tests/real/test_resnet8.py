@@ -1,0 +1,71 @@
+"""ResNet8 of MLPerf Tiny on CIFAR-10, from its .h5 to validated int8 files: the accuracy that can be claimed."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("resnet8")
+
+
+def exported(cli, shared, folder, suffix, scheme="int8"):
+    """The path of the model in a format and scheme, calibrated on the training images."""
+    out = folder / f"{scheme}{suffix}"
+    if not out.exists():
+        model = shared / "mlperf_tiny" / "ic" / "pretrainedResnet.h5"
+        data = ["--calibration-data", shared / "cifar10" / "train.npz"] if scheme == "int8" else []
+        answer = cli("export", model, "--scheme", scheme, *data, "-o", out)
+        assert answer.code == 0, answer.err
+    return out
+
+
+def judged(cli, shared, artifact, reference, *more):
+    """The answer of a validation on the 5,000 test images, and its checks by name."""
+    given = ("--reference", reference, "--data", shared / "cifar10" / "test.npz", *more)
+    answer = cli("validate", artifact, *given, "--json")
+    return answer, {c["name"]: c for c in answer.json["checks"]}
+
+
+@pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
+def test_int8_loses_no_half_point_and_the_gate_of_one_passes(cli, shared, folder, suffix):
+    artifact = exported(cli, shared, folder, suffix)
+    model = shared / "mlperf_tiny" / "ic" / "pretrainedResnet.h5"
+    answer, checks = judged(cli, shared, artifact, model, "--max-drop", "1pp")
+    assert (answer.code, answer.json["verdict"]) == (0, "pass"), answer.err
+    assert checks["accuracy_reference"]["measured"] == pytest.approx(0.8686, abs=1e-4)
+    assert abs(checks["accuracy_drop"]["measured"]) <= 0.005
+    assert checks["accuracy_drop"]["low"] < checks["accuracy_drop"]["measured"] < checks["accuracy_drop"]["high"]
+    assert checks["size_bytes"]["measured"] < 110_000
+    assert "integer kernels" in answer.err or suffix == ".tflite"
+
+
+def test_the_two_formats_give_the_same_class(cli, shared, folder):
+    tflite, onnx = (exported(cli, shared, folder, suffix) for suffix in (".tflite", ".onnx"))
+    answer, checks = judged(cli, shared, onnx, tflite)
+    assert answer.code == 0, answer.err
+    assert checks["flips"]["measured"] <= 25  # of 5,000: half a percent
+
+
+def test_calibration_images_are_recorded_and_found_again(cli, shared, folder):
+    artifact = exported(cli, shared, folder, ".tflite")
+    lineage = json.loads((folder / "int8.tflite.edgedl.json").read_text())["lineage"]
+    with np.load(shared / "cifar10" / "train.npz") as data:
+        y = data["y"].reshape(-1)[lineage["calibration_ids"]]
+    assert np.bincount(y).tolist() == [20] * 10  # 200, stratified
+    answer = cli("validate", artifact, "--reference", artifact, "--data", shared / "cifar10" / "train.npz")
+    assert "200 of 200 calibration samples are in this data" in answer.err
+
+
+def test_the_int8_onnx_file_is_no_slower_than_the_float_one(cli, shared, folder):
+    files = [exported(cli, shared, folder, ".onnx", scheme) for scheme in ("fp32", "int8")]
+    for _ in range(3):  # the machine may be busy: the file has to be slower every time
+        answer = cli("benchmark", *files, "--repeats", 100, "--json")
+        assert answer.code == 0, answer.err
+        if answer.json["comparison"][0]["latency_ratio"] <= 1:
+            return
+    pytest.fail(f"slower three times: {answer.json['comparison']}")
