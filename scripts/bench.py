@@ -1,6 +1,7 @@
 """Figures beside the peers, as ratios, in one run: the two sides take turns, so that a busy machine slows both.
 
     scripts/bench [startup] [export] [run] [evaluate] [metrics] [memory] [latency] [--rounds N] [--json]
+    scripts/bench compress [--help]
 
 It measures and prints, and judges nothing by its exit code: a loaded machine is no failure. Peers are the scripts
 beside this one in `peers/`, as the documentation of each tool has them. Models and data come from ../shared/data.
@@ -31,6 +32,11 @@ MODEL, TRAIN, TEST = (
     SHARED / name for name in ("mlperf_tiny/ic/pretrainedResnet.h5", "cifar10/train.npz", "cifar10/test.npz")
 )
 PYTHON, EDGEDL = sys.executable, str(Path(sys.executable).with_name("edgedl"))
+PEAK = """\
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 IMAGES = 5_000
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -78,7 +84,7 @@ def skipped(section: str, name: str, goal: str, why: str) -> Row:
 
 
 def command(*arguments: Any) -> Sample:
-    """One process from start to end: its seconds, the CPU seconds of all its children, the peak memory of the largest.
+    """One process from start to end: its seconds, and the CPU seconds of all its children too.
 
     The cache folder is new each time. Raises RuntimeError, with what it said, where it fails.
     """
@@ -93,7 +99,7 @@ def command(*arguments: Any) -> Sample:
             said.seek(0)
             message = f"{arguments} exited with {process.returncode}: {said.read()[-2000:].decode(errors='replace')}"
             raise RuntimeError(message)
-    return Sample(wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime, rss_bytes=usage.ru_maxrss * 1024)
+    return Sample(wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime)
 
 
 def turns(rounds: int, *sides: Callable[[], Sample]) -> list[list[Sample]]:
@@ -185,7 +191,11 @@ def images(beside: Path, count: int = IMAGES) -> Path:
     """A folder beside a file with so many CIFAR images: x.npy, y.npy, and both in data.npz."""
     folder = beside.with_name(f"images-{count}")
     folder.mkdir()
-    command(PYTHON, HERE / "peers/stage.py", TEST, folder, count)
+    found = np.load(TEST)
+    arrays = {name: found[name][np.arange(count) % len(found["y"])] for name in ("x", "y")}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    np.savez(folder / "data.npz", **arrays)
     return folder
 
 
@@ -293,7 +303,7 @@ def memory(_: int) -> Iterator[Row]:
             with agent(models["int8"], data / "x.npy", data / "out.npy") as once:
                 loop[count] = once(None).rss_bytes
             asked = ("--reference", models["float"], "--data", data / "data.npz", "--on-inconclusive", "pass")
-            whole[count] = command(EDGEDL, "validate", models["int8"], *asked).rss_bytes
+            whole[count] = _peak_bytes(EDGEDL, "validate", models["int8"], *asked)
     for name, found in (("evaluation loop", loop), ("edgedl validate", whole)):
         for count in counts[1:]:
             shown = [f"{found[n] / 1e6:.1f} MB" for n in (count, counts[0])]
@@ -301,6 +311,12 @@ def memory(_: int) -> Iterator[Row]:
                 section="memory", name=f"{name}, {count:,} / {counts[0]:,} samples", ours=shown[0], peer=shown[1],
                 ratio=found[count] / found[counts[0]], goal="<= 1.1",
             )  # fmt: skip
+
+
+def _peak_bytes(*arguments: Any) -> int:
+    """Peak memory of the largest process of a command, which a small one starts: a process inherits that peak too."""
+    started = (PYTHON, "-S", "-c", PEAK, *map(str, arguments))
+    return int(subprocess.run(started, capture_output=True, check=True).stdout.split()[-1]) * 1024
 
 
 def latency(rounds: int) -> Iterator[Row]:
@@ -361,6 +377,11 @@ def show(rows: Sequence[Row], before: dict[str, Any], after: dict[str, Any]) -> 
 
 def main() -> None:
     """The command."""
+    if sys.argv[1:2] == ["compress"]:
+        from bench_compress import main as compress
+
+        compress(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: 5)")

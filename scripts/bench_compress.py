@@ -31,6 +31,12 @@ from bench_techniques import Technique, techniques
 HERE = Path(__file__).resolve().parent
 PEERS_PYTHON = os.environ.get("EDGEDL_PEERS_PYTHON", sys.executable)
 SAMPLES = 200  # to calibrate on
+PEAK = """\
+import pathlib, resource, subprocess, sys
+code = subprocess.run(sys.argv[2:]).returncode
+pathlib.Path(sys.argv[1]).write_text(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
 
 
 class FailedError(Exception):
@@ -41,20 +47,23 @@ class FailedError(Exception):
 
 
 def process(*command: Any, folder: Path) -> tuple[str, float, int]:
-    """Standard output, wall seconds and the peak memory of the largest process. Raises FailedError."""
-    said, told = folder / "said.log", folder / "out.log"
+    """Standard output, wall seconds and the peak memory of the largest process. Raises FailedError.
+
+    A small process starts it: one that is started inherits the peak of who starts it.
+    """
+    said, told, peak = (folder / name for name in ("said.log", "out.log", "peak"))
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment["KERAS_BACKEND"] = "tensorflow"
     begun = time.perf_counter()
-    with said.open("ab") as err, told.open("wb") as out:
-        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, env=environment)
-        _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
+    with said.open("wb") as err, told.open("wb") as out:
+        started = [sys.executable, "-S", "-c", PEAK, str(peak), *map(str, command)]
+        code = subprocess.run(started, stdout=out, stderr=err, env=environment, check=False).returncode
+    if code:
         lines = [line for line in said.read_text(errors="replace").splitlines() if line.strip()]
-        message = lines[-1] if lines else f"exited with {child.returncode}"
+        message = lines[-1] if lines else f"exited with {code}"
         raise FailedError(message)
-    return told.read_text(errors="replace"), time.perf_counter() - begun, usage.ru_maxrss * 1024
+    wall = time.perf_counter() - begun
+    return told.read_text(errors="replace"), wall, int(peak.read_text()) * 1024
 
 
 def make_ours(technique: Technique, subject: Subject, folder: Path) -> Made:
@@ -134,7 +143,7 @@ def why_not(technique: Technique) -> str | None:
     if lacking := sorted(wanted - known):
         return f"no plugin does {', '.join(lacking)}"
     if _python(technique.modules) is None:
-        return f"{PEERS_PYTHON} has no {' or no '.join(technique.modules)}"
+        return f"needs {' and '.join(technique.modules)}; name a Python with them: EDGEDL_PEERS_PYTHON=/path/to/python"
     return None
 
 
@@ -238,7 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     target.write_text(
         json.dumps({"model": given.model, "samples": judged, "rows": [asdict(r) for r in rows]}, indent=2)
     )
-    show(rows, f"{given.model}, judged on {judged:,} samples{', quick: no result' if given.quick else ''}")
+    title = f"{given.model}, judged on {judged:,} samples{', quick: no result' if given.quick else ''}"
+    show(rows, f"{title}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"rows: {target}", file=sys.stderr)
 
 

@@ -166,6 +166,16 @@ def test_sparsity_removes_its_share(scope, iterations):
     assert told[-1].startswith("recipe: step 1 (prune): 10 of 20 channels removed")
 
 
+def test_channels_go_in_multiples():
+    image = keras.Input((8, 8, 16))
+    model = keras.Sequential([image, K.Conv2D(16, 1, name="one"), K.Conv2D(24, 1, name="two"), K.Conv2D(8, 1)])
+    new, _ = run(model, goal={"macs": 0.6}, multiple=4)
+    widths = [new.get_layer(name).filters for name in ("one", "two")]
+    assert all(width % 4 == 0 for width in widths)
+    assert widths < [16, 24]
+    assert macs(new) <= 0.6 * macs(model)
+
+
 def test_the_least_important_channels_go():
     model = small(norm=False)
     kernel, bias = model.get_layer("one").get_weights()
@@ -231,11 +241,11 @@ def test_training_brings_accuracy_back_and_a_seed_repeats_it():
 
     fit(model, data, FitOptions(epochs=6, learning_rate=1e-2, mixed_precision=False))
     unlabelled = TrainingData(inputs=data.inputs, targets={})
-    step = {"goal": {"macs": 0.3}, "iterations": 2}
+    step = {"goal": {"macs": 0.1}}
     training = {"epochs": 5, "learning_rate": 1e-2, "distill": {"temperature": 2, "alpha": 1.0}}
     bare, _ = run(model, unlabelled, **step)
     first, second = (run(model, unlabelled, **step, training=training)[0] for _ in range(2))
-    assert macs(first) <= 0.3 * macs(model)
+    assert macs(first) <= 0.1 * macs(model)
     scores = [evaluate(m, striped(seed=1))["accuracy"] for m in (model, bare, first)]
     assert scores[2] > max(0.9, scores[1])
     for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
@@ -243,11 +253,11 @@ def test_training_brings_accuracy_back_and_a_seed_repeats_it():
 
 
 def test_an_interrupted_step_goes_on_where_it_was(tmp_path, monkeypatch):
-    step = {"sparsity": 0.5, "iterations": 3, "training": {"epochs": 1}}
+    step = {"sparsity": 0.5, "iterations": 2, "training": {"epochs": 1}}
     whole, _ = run(small(), striped(64), **step)
     from edgedl.compression import channels
 
-    left = [2]
+    left = [1]
 
     def interrupted(*args, **kwargs):
         left[0] -= 1
@@ -260,7 +270,7 @@ def test_an_interrupted_step_goes_on_where_it_was(tmp_path, monkeypatch):
         run(small(), striped(64), folder=tmp_path, **step)
     left[0] = 1
     again, told = run(small(), striped(64), folder=tmp_path, **step)
-    assert "recipe: step 1 (prune): went on after iteration 2 of 3" in told
+    assert "recipe: step 1 (prune): went on after iteration 1 of 2" in told
     for ours, theirs in zip(whole.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -40,8 +40,8 @@ def test_help_imports_click_and_the_standard_library_only():
 def test_commands_import_no_framework_here(cli, model, data, tmp_path):
     code = (
         "import sys; from edgedl.cli import invoke\n"
-        f"print(invoke(['export', {str(model)!r}, '--scheme', 'int8', '--calibration-data', {str(data / 'train.npz')!r},"
-        f" '-o', {str(tmp_path / 'a.tflite')!r}]))\n"
+        f"print(invoke(['export', {str(model)!r}, '--scheme', 'int8', '-o', {str(tmp_path / 'a.tflite')!r},"
+        f" '--calibration-data', {str(data / 'train.npz')!r}]))\n"
         "print([m for m in ('tensorflow', 'keras', 'onnxruntime', 'ai_edge_litert') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

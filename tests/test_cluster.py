@@ -3,10 +3,14 @@ import pytest
 
 from edgedl import recipes
 from edgedl.compression import clustering, run
+from edgedl.compression.base import Context
 from edgedl.compression.kernels import all_kernels
-from edgedl.compression.preservation import preserved
+from edgedl.compression.preservation import preserved, shared_codes, shared_values
+from edgedl.compression.quantize import Options as QuantizeOptions
+from edgedl.compression.quantize import Quantize
 from edgedl.errors import InputError
 from edgedl.fitting.samples import TrainingData
+from edgedl.recipes import Step
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +136,17 @@ def test_float_centroids_are_trained_and_zeros_kept(compress, network, samples):
         assert not np.isin(np.unique(values[values != 0]), kernels_of(plain)[name]).any(), name
 
 
-def test_integer_codes_survive_export_and_are_counted_in_the_file(compress, int8_codes):
+def test_integer_codes_survive_export_and_are_counted_in_the_file(compress, samples, int8_codes):
     pruned, _ = compress({"kind": "prune", "method": "magnitude", "sparsity": 0.4, "skip": "kind"})
 
     made, said = compress({"domain": "int", "clusters": 7, "training": TRAINING}, model=pruned)
 
-    codes = int8_codes(made)
+    context = Context(step=Step(kind="quantize", where="recipe.toml: step 3 (quantize)"))
+    quantized = Quantize().apply(made, samples, QuantizeOptions(), context)
+
+    codes = int8_codes(quantized)
     kernels = {k.shape: k for k in all_kernels(made)}
+    assert all(np.array_equal(c, codes[size]) for size, c in int8_codes(made).items())
     assert sorted(codes) == sorted(int(np.prod(s)) for s in kernels)
     assert len(np.unique(np.concatenate([c.ravel() for c in codes.values()]))) <= 7
     for shape, kernel in kernels.items():
@@ -189,10 +197,10 @@ def test_bits_are_what_the_zip_takes(compress):
     assert any("left alone, as no layer with int8 codes of 100 weights or more: depth, kind" in n for n in said)
 
 
-@pytest.mark.parametrize("domain", ["int", "float"])
-def test_clusters_survive_a_later_training_step(compress, domain):
+@pytest.mark.parametrize(("domain", "match"), [("int", "conv"), ("float", "conv"), ("int", "[cw]*")])
+def test_clusters_survive_a_later_training_step(compress, domain, match):
     clustered, _ = compress({"domain": domain, "clusters": 8, "match": "wide"})
-    later = {"kind": "prune", "method": "magnitude", "sparsity": 0.1, "match": "conv", "training": TRAINING}
+    later = {"kind": "prune", "method": "magnitude", "sparsity": 0.3, "match": match, "training": TRAINING}
 
     made, _ = compress(later, model=clustered)
 
@@ -209,6 +217,27 @@ def test_clusters_survive_a_later_training_step(compress, domain):
 
 def test_a_plain_network_has_nothing_to_preserve(network):
     assert preserved(network) is None
+
+
+def test_a_sparse_kernel_is_not_taken_for_a_clustered_one():
+    sparse = np.random.default_rng(0).normal(size=(9, 32)).astype(np.float32)
+    sparse[np.abs(sparse) < np.sort(np.abs(sparse), axis=0)[-2:-1]] = 0  # two a channel are left
+    single = np.where(sparse == sparse.max(axis=0), sparse, 0)
+
+    assert shared_codes(sparse) is None
+    assert shared_values(sparse) is None
+    assert shared_codes(single) is None
+    assert shared_values(single) is None
+
+
+def test_shared_values_are_found_by_channel_and_by_kernel():
+    column = np.tile(np.float32([0, 1.1, 2.3, 2.3]), 30).reshape(-1, 1)
+    columns = column * np.geomspace(1, 2, 60, dtype=np.float32)
+    few = np.float32([[1.1, 2.3], [2.3, 1.1], [0.7, 1.1], [1.1, 0.7], [2.3, 2.3], [0.7, 0.7]])
+
+    assert shared_values(columns).shape == (3, 60)
+    assert shared_values(few).tolist() == pytest.approx([0.7, 1.1, 2.3])
+    assert shared_values(np.arange(1, 13, dtype=np.float32).reshape(6, 2)) is None
 
 
 @pytest.mark.parametrize(

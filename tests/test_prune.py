@@ -215,6 +215,7 @@ def test_a_subclassed_model_keeps_its_class(compress, samples):
         ),
         ({"method": "magnitude"}, r"recipe.toml: step 1 \(prune\).*sparsity"),
         ({"method": "magnitude", "sparsity": 0.99}, "leaves nothing of kind; ask for less, or skip it"),
+        ({"method": "magnitude", "sparsity": 0.99, "scope": "global"}, "sparsity 0.99 leaves nothing of"),
         ({"method": "magnitude", "sparsity": 0.01, "match": "kind"}, "0.01 of 12 weights is less than one weight"),
         (
             {"method": "magnitude", "sparsity": 0.5, "match": "cnov"},
@@ -224,7 +225,7 @@ def test_a_subclassed_model_keeps_its_class(compress, samples):
         ({"method": "n_m", "n": 4, "m": 4}, "n must be below m, or nothing is pruned; got n = 4, m = 4"),
         ({"method": "n_m", "match": "depth"}, "'depth' hits no layer that sums over 4 input channels or more"),
         ({"method": "block", "sparsity": 0.5, "block": [1, 1]}, r"block must be two sizes, not both 1.*got \[1, 1\]"),
-        ({"method": "block", "sparsity": 0.95, "match": "kind"}, "in blocks of 4 x 1 leaves nothing of kind"),
+        ({"method": "block", "sparsity": 0.95, "match": "kind"}, "sparsity 0.95 leaves nothing of kind"),
         ({"method": "magnitude", "sparsity": 0.5, "block": [4, 1]}, "unknown key 'block'"),
     ],
 )

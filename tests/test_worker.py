@@ -29,7 +29,7 @@ def test_call_returns_what_the_function_returned(child):
 
 
 def test_expected_errors_cross_with_class_and_message(child):
-    with pytest.raises(InputError, match="nowhere.npz: no such file"):
+    with pytest.raises(InputError, match=r"nowhere\.npz: no such file"):
         child.call("edgedl.data:load", {"source": "nowhere.npz"})
     assert child.alive
 

@@ -50,6 +50,7 @@ class Options:
 
     `scope` global ranks all channels together, layer takes the same share of each family of layers. `iterations` is in
     how many steps; between them, with `training`, `between` passes over the data. `minimum` channels stay in a layer.
+    Channels go `multiple` at a time where they are tied alike: integer kernels work on 4, 8 or 16 at once.
     `per_cost` ranks towards a goal by importance per MAC (or parameter) saved; None: with taylor, which is a loss.
     """
 
@@ -61,6 +62,7 @@ class Options:
     iterations: Annotated[int, Within("[1, 100]")] = 1
     between: Annotated[int, Within("[0, inf)")] = 1
     minimum: Annotated[int, Within("[1, inf)")] = 1
+    multiple: Annotated[int, Within("[1, inf)")] = 1
 
     def __post_init__(self) -> None:
         if (self.goal is None) == (self.sparsity is None):
@@ -178,7 +180,7 @@ class _Run:
 
     def _drop_share(self, groups: Groups, values: Array, keep: Array, ids: Array, size: int, share: float) -> None:
         """Drop the least important of `ids` in place, until `share` of the `size` there were at first are gone."""
-        left = _Left(groups, keep, self.options.minimum)
+        left = _Left(groups, keep, self.options.minimum, self.options.multiple)
         wanted = round(size * share) - (size - len(ids))
         dropped = 0
         for group in ids[np.argsort(values[ids], kind="stable")]:
@@ -199,7 +201,7 @@ class _Run:
             for before, share in zip(self.before, (goal.macs, goal.parameters), strict=True)
         ]
         keep = np.ones(groups.count, bool)
-        left = _Left(groups, keep, self.options.minimum)
+        left = _Left(groups, keep, self.options.minimum, self.options.multiple)
         ranked = values
         per_cost = self.options.importance == "taylor" if self.options.per_cost is None else self.options.per_cost
         if per_cost:
@@ -247,9 +249,11 @@ class _Left:
     groups: Groups
     keep: Array
     minimum: int
+    multiple: int
     blocking: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     homes: dict[int, list[tuple[str, int]]] = field(default_factory=dict)
+    waiting: dict[tuple[tuple[str, int], ...], list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         uses: dict[str, Use] = self.groups.sources()
@@ -258,17 +262,25 @@ class _Left:
             for group, times in zip(*np.unique(use.outputs, return_counts=True), strict=True):
                 self.homes.setdefault(int(group), []).append((name, int(times)))
 
-    def drop(self, group: int) -> bool:
-        """Drop a group, unless a layer would have too few channels then; whether it was dropped."""
-        homes = self.homes.get(group, [])
-        short = next((name for name, times in homes if self.counts[name] - times < self.minimum), None)
+    def drop(self, group: int) -> int:
+        """Drop a group once `multiple` that lie in the same layers wait for it; how many were dropped.
+
+        None is where a layer would have too few channels then.
+        """
+        homes = tuple(self.homes.get(group, ()))
+        waiting = self.waiting.setdefault(homes, [])
+        waiting.append(group)
+        if len(waiting) < self.multiple:
+            return 0
+        dropped, self.waiting[homes] = list(waiting), []
+        short = next((n for n, times in homes if self.counts[n] - times * len(dropped) < self.minimum), None)
         if short is not None:
             self.blocking = short
-            return False
+            return 0
         for name, times in homes:
-            self.counts[name] -= times
-        self.keep[group] = False
-        return True
+            self.counts[name] -= times * len(dropped)
+        self.keep[dropped] = False
+        return len(dropped)
 
 
 class _Checkpoint:

@@ -23,11 +23,11 @@ FEWEST = 4  # codewords: the two ends, zero, and one more
 NEARLY = 1.15  # times the bits asked for: codewords that a rate can make fit
 SLACK = 0.95  # of the bits asked for, below which a codebook is made anew
 TURNS = 8  # of codes, codebook and scales
-LENGTH_ROUNDS = 3  # until the codes and the lengths of the codewords agree
+LENGTH_ROUNDS = 2  # until the codes and the lengths of the codewords agree
 UNUSED = 1.0  # bits that a code without any weight costs more than one with a single weight
 RATES = (1e-5, 10.0)  # squared error, relative to the mean square, that is given for a bit
 SPREAD = 1.0
-RATE_STEP = 1.03
+RATE_STEP = 1.04
 CODE_TOLERANCE = 1e-3  # of a code, that float32 leaves
 
 

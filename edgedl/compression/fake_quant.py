@@ -136,7 +136,8 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
         if self.fixed:
             low, high = FIXED[self.fixed]
         else:
-            low, high = -128 * self.scale, 127 * self.scale
+            step = tf.maximum(self.high.value, -self.low.value) / (2 ** (self.bits - 1) - 1)
+            low, high = -128 * step, 127 * step
         return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

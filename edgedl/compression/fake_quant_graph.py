@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedl import graph
+from edgedl.compression import ranges
 from edgedl.compression.fold import affine_of
 from edgedl.compression.placement import FUSED, KERNELS, OWN_ACTIVATIONS, RESHAPES, Plan, activation_name
-from edgedl.compression.ranges import FIXED
 from edgedl.errors import UnsupportedError
 from edgedl.graph import Call, Graph, Value
 from edgedl.types import Scheme
@@ -64,8 +64,8 @@ Made = tuple[Callable[..., Any], list[tuple[Any, list[Array]]]]  # what to call,
 def _plain(layer: Any, name: str) -> str:
     """The layer's activation. Raises UnsupportedError where there is no integer kernel for it."""
     activation = activation_name(layer.activation)
-    if activation not in (*FIXED, *OWN_ACTIVATIONS):
-        allowed = ", ".join(sorted({"linear", *FIXED, *OWN_ACTIVATIONS}))
+    if activation not in (*ranges.FIXED, *OWN_ACTIVATIONS):
+        allowed = ", ".join(sorted({"linear", *ranges.FIXED, *OWN_ACTIVATIONS}))
         message = (
             f"layer {name!r}: activation {activation} has no integer operator; allowed: {allowed}. "
             f"Use one of these, or keep_float = [{name!r}]"
@@ -197,7 +197,19 @@ class _Builder:
                 self.inputs[id(tensor)] = (tensor, self._range(group)(tensor))
             tensor = self.inputs[id(tensor)][1]
         again = self.plan.again.get(call)
-        return tensor if again is None or group is None else self._range(again)(tensor)
+        return tensor if again is None or group in (None, again) else self._again(tensor, group, again, call)
+
+    def _again(self, tensor: Any, group: int, again: int, call: Call) -> Any:
+        """A tensor in another range. The converter needs an operator in between: ReLU, for what is never negative."""
+        import keras
+
+        if ranges.FIXED[self.plan.fixed[group]][0] < 0:
+            message = (
+                f"layer {call.name!r} ({call.kind}): {self.plan.fixed[group]} has a range of its own, which cannot "
+                f"be joined with others; keep_float = [{call.name!r}]"
+            )
+            raise UnsupportedError(message)
+        return self._range(again)(keras.layers.ReLU(name=self._unique(f"{call.name}_again"))(tensor))
 
     def _only_floats(self, value: Value) -> bool:
         return all(call in self.plan.floats for call in self.walked.consumers(value))

@@ -42,8 +42,8 @@ class Kind(StrEnum):
 class Plan:
     """`group` has the number of the range of each value; a value without one is no integer tensor.
 
-    `fixed` are the activations whose kernels have a range of their own, `again` what a call needs in another range
-    than it has: (call, group). `floats` are the calls that stay float.
+    `fixed` are the activations whose kernels have a range of their own, `again` the range that a call
+    needs all its inputs in: those in another are quantized once more. `floats` are the calls that stay float.
     """
 
     group: dict[Value, int]
@@ -132,11 +132,11 @@ class _Planner:
             self.fixed[output] = activation_of(call.layer) or ""
         elif kind is Kind.SAME:
             inputs = [v for v in call.inputs if v in self.parent]
-            ranges = {self.fixed.get(self._root(v)) for v in inputs}
-            if len(ranges) > 1 or not inputs:
+            given = {self.fixed.get(self._root(v)) for v in inputs}
+            if len(given) > 1:  # what has a range of its own is quantized again, into that of the others
+                inputs = [v for v in inputs if self._root(v) not in self.fixed]
                 self.again[call] = output
-            else:
-                self._unite([*inputs, output])
+            self._unite([output, *inputs])
 
     def _is_wanted(self, value: Value) -> bool:
         """Whether a call that is quantized takes it."""

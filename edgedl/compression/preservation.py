@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgedl.types import Array
 
 USES = 4  # of a value on average, below which sharing is chance
-ROWS = 4  # weights a channel, below which whole codes may be chance: the largest of a channel is always one
+TELLING = 4  # whole codes that show that no chance made them whole
 
 
 def preserved(model: keras.Model, *, without: Sequence[Kernel] = ()) -> OnStep | None:
@@ -53,20 +53,27 @@ def preserved(model: keras.Model, *, without: Sequence[Kernel] = ()) -> OnStep |
 
 
 def shared_codes(matrix: Array) -> Array | None:
-    """The int8 codes of a matrix whose weights are codes times scales, each code used often; None for any other."""
-    codes = clustering.codes_of(matrix) if len(matrix) >= ROWS else None
-    few = codes is not None and len(np.unique(codes)) * USES <= codes.size
+    """The int8 codes of a matrix whose weights are codes times scales, each code used often; None for any other.
+
+    The largest weight of a channel and zeros are whole codes in any matrix: it takes others to tell.
+    """
+    used = int(np.count_nonzero(matrix))
+    telling = used - int(np.count_nonzero(matrix.any(axis=0)))
+    codes = clustering.codes_of(matrix) if telling >= TELLING else None
+    few = codes is not None and np.unique(codes[codes != 0]).size * USES <= used
     return codes if few else None
 
 
 def shared_values(matrix: Array) -> Array | None:
-    """The values of a matrix that has few of them, (k,), or few a channel, (k, channels); None for any other."""
-    values = np.unique(matrix)
-    if values.size * USES <= matrix.size:
-        return values
-    if clustering.distinct(matrix, per_channel=True) * USES <= len(matrix):
+    """The values of a matrix that has few a channel, (k, channels), or else few in all, (k,); None for any other.
+
+    Zeros do not count: they may come from pruning.
+    """
+    each = [np.unique(c[c != 0]).size * USES <= np.count_nonzero(c) for c in matrix.T]
+    if all(each) and matrix.any():
         return clustering.k_means_per_channel(matrix, len(matrix))
-    return None
+    values = np.unique(matrix)
+    return values if 0 < np.count_nonzero(values) * USES <= np.count_nonzero(matrix) else None
 
 
 def _as_coded(matrix: Array, codes: Array) -> Coded:

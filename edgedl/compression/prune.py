@@ -5,7 +5,6 @@ Zeros shrink what a store sends; they make no runtime here faster (`prune.channe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -88,7 +87,6 @@ class Magnitude:
                 return sparsity.global_masks(values, fan_in, share)
             return [sparsity.magnitude_mask(v, share) for v in values]
 
-        _check_sizes(chosen, options.sparsity, options.scope, context)
         return _Pruning(made, chosen, masker, context).run(data, options.sparsity, options.schedule, options.ramp)
 
 
@@ -132,15 +130,6 @@ class Block:
                 _by_input(k, v, lambda w: _blocks(w, (high, wide), share)) for k, v in zip(chosen, values, strict=True)
             ]
 
-        def emptied(kernel: Kernel) -> bool:
-            return not _by_input(kernel, kernel.read(), lambda w: _blocks(w, (high, wide), options.sparsity)).any()
-
-        if lost := [k.name for k in chosen if emptied(k)]:
-            message = (
-                f"{context.step.where}: sparsity {options.sparsity:g} in blocks of {high} x {wide} leaves nothing of "
-                f"{', '.join(lost)}; ask for less, smaller blocks, or skip them"
-            )
-            raise InputError(message)
         return _Pruning(made, chosen, masker, context).run(data, options.sparsity, options.schedule, options.ramp)
 
 
@@ -168,19 +157,6 @@ def _sums_channels(least: int) -> Callable[[Any, Kernel], bool]:
     return able
 
 
-def _check_sizes(chosen: Sequence[Kernel], share: float, scope: str, context: Context) -> None:
-    """Raises InputError where nothing would be left of a kernel, or nothing would be pruned at all."""
-    sizes = {k.name: math.prod(k.shape) for k in chosen}
-    if scope == "layer" and (lost := [n for n, size in sizes.items() if round(share * size) >= size]):
-        message = (
-            f"{context.step.where}: sparsity {share:g} leaves nothing of {', '.join(lost)}; ask for less, or skip it"
-        )
-        raise InputError(message)
-    if share > 0 and round(share * sum(sizes.values())) == 0:
-        message = f"{context.step.where}: sparsity {share:g} of {sum(sizes.values())} weights is less than one weight"
-        raise InputError(message)
-
-
 class _Pruning:
     """One pruning of a copy: masks now and in training, batch norm, and what was reached."""
 
@@ -188,10 +164,11 @@ class _Pruning:
         self.model, self.chosen, self.masker, self.context = model, chosen, masker, context
         self.where = context.step.where
         self.hold = Hold(zeros(chosen))
-        self.others = preserved(model, without=chosen)
+        self.others = preserved(model)
 
     def run(self, data: Data, final: float, schedule: Schedule, ramp: float) -> keras.Model:
         """Prune, train where the step says so, and tell what was reached."""
+        self._check(final)
         training = self.context.step.training
         if training is None:
             self.prune(self.model, final)
@@ -209,6 +186,19 @@ class _Pruning:
         self._settle(data)
         return self.model
 
+    def _check(self, final: float) -> None:
+        """Raises InputError where nothing would be left of a kernel, or nothing would be pruned at all."""
+        masks = self.masker([k.read() for k in self.chosen], final)
+        lost = ", ".join(k.name for k, mask in zip(self.chosen, masks, strict=True) if not mask.any())
+        if lost:
+            message = f"{self.where}: sparsity {final:g} leaves nothing of {lost}; ask for less, or skip it"
+            raise InputError(message)
+        if final > 0 and all(mask.all() for mask in masks):
+            message = (
+                f"{self.where}: sparsity {final:g} of {sum(m.size for m in masks)} weights is less than one weight"
+            )
+            raise InputError(message)
+
     def prune(self, model: Any, share: float) -> None:
         """Make the masks of `model` anew, zeros of before included, and apply them."""
         weights = keyed(model)
@@ -219,12 +209,12 @@ class _Pruning:
 
     def _train(self, data: Data, training: Any, final: float, schedule: Schedule, ramp: float) -> None:
         def on_step(trainee: Any, done: int, total: int) -> None:
+            if self.others:
+                self.others(trainee, done, total)
             last = sparsity.last_update(total, ramp)
             self.hold(trainee)
             if schedule == "polynomial" and sparsity.is_update(done, last):
                 self.prune(trainee, sparsity.sparsity_at(done, last, final=final, schedule=schedule))
-            if self.others:
-                self.others(trainee, done, total)
 
         fine_tune(self.model, data, training, self.context, on_step=on_step)
 

@@ -39,12 +39,12 @@ def is_on_grid(kernel: Array, scales: Array) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaRoundOptions:
-    """The numbers of AdaRound: the weight of the regularizer and the learning rate are those of its section 5."""
+    """The numbers of AdaRound. `regularization` is the regularizer at its most, over the error of the nearest codes."""
 
     iterations: int = 1000
     batch_size: int = 64
     learning_rate: float = 1e-2
-    regularization: float = 0.01
+    regularization: float = 5.0
     seed: int = 0
 
 
@@ -56,10 +56,11 @@ def adaround(
     layer: Callable[[Any, Any], Any],
     options: AdaRoundOptions,
 ) -> Array:
-    """Codes that keep a layer's outputs, int32: eqs. (21) to (25) of arXiv:2004.10568.
+    """Codes that keep a layer's outputs, int32, found as in section 3.3 of arXiv:2004.10568.
 
     Each weight goes up or down: floor(w / s) + h(V), h a stretched sigmoid; V minimizes |targets - layer(inputs,
-    kernel)|^2 + regularization * sum(1 - |2 h(V) - 1|^beta), with beta annealed. `inputs` (samples, ...) are what the
+    kernel)|^2 + strength * mean(1 - |2 h(V) - 1|^beta), with beta annealed. The paper has one strength for all; here it
+    follows the error of the nearest codes, so that it fits outputs of any size. `inputs` (samples, ...) are what the
     quantized layers before give, `targets` what the float layer gives; `layer` is a TensorFlow function of both.
     A weight that is zero stays zero, and the largest of a channel stays at 127.
     """
@@ -73,13 +74,15 @@ def adaround(
     moments = [tf.Variable(tf.zeros_like(v)) for _ in range(2)]
     low, step = tf.constant(floor.astype(np.float32)), tf.constant(scales)
 
+    def distance(one: Any, two: Any) -> Any:
+        return tf.reduce_mean(tf.reduce_sum(tf.square(one - two), axis=-1))
+
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def update(x: Any, y: Any, beta: Any, strength: Any, count: Any) -> None:
         with tf.GradientTape() as tape:
             up = _rectified(v)
             soft = tf.clip_by_value(low + up, -KERNEL_TOP, KERNEL_TOP) * step
-            error = tf.reduce_mean(tf.reduce_sum(tf.square(y - layer(x, soft)), axis=-1))
-            loss = error + strength * tf.reduce_sum(1 - tf.pow(tf.abs(2 * up - 1), beta))
+            loss = distance(y, layer(x, soft)) + strength * tf.reduce_mean(1 - tf.pow(tf.abs(2 * up - 1), beta))
         gradient = tape.gradient(loss, v)
         moments[0].assign(0.9 * moments[0] + 0.1 * gradient)
         moments[1].assign(0.999 * moments[1] + 0.001 * tf.square(gradient))
@@ -88,10 +91,13 @@ def adaround(
 
     rng = np.random.default_rng([options.seed, 4])
     size = min(options.batch_size, len(inputs))
+    most = options.regularization * float(
+        distance(targets[:size], layer(inputs[:size], tf.constant(nearest(kernel, scales) * scales, tf.float32)))
+    )
     for i in range(options.iterations):
         rows = np.sort(rng.choice(len(inputs), size, replace=False))
-        beta, strength = _annealed(i / options.iterations, options.regularization)
-        update(inputs[rows], targets[rows], tf.constant(beta), tf.constant(strength), tf.constant(float(i + 1)))
+        numbers = (*_annealed(i / options.iterations, most), i + 1)
+        update(inputs[rows], targets[rows], *(tf.constant(n, tf.float32) for n in numbers))
     codes = floor + (_rectified(v).numpy() >= 0.5)
     exact = np.abs(units - np.rint(units)) < ON_GRID
     return np.where(exact, np.rint(units), np.clip(codes, -KERNEL_TOP, KERNEL_TOP)).astype(np.int32)
@@ -104,9 +110,9 @@ def _rectified(v: Any) -> Any:
     return tf.clip_by_value(tf.sigmoid(v) * (ZETA - GAMMA) + GAMMA, 0.0, 1.0)
 
 
-def _annealed(share: float, regularization: float) -> tuple[float, float]:
+def _annealed(share: float, most: float) -> tuple[float, float]:
     """Beta and the regularizer's weight after a share of the iterations; the weight is 0 while warming up."""
     if share < WARM_UP:
         return ANNEAL[0], 0.0
     left = (1 - share) / (1 - WARM_UP)
-    return ANNEAL[1] + (ANNEAL[0] - ANNEAL[1]) * left, regularization
+    return ANNEAL[1] + (ANNEAL[0] - ANNEAL[1]) * left, most

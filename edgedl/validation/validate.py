@@ -108,22 +108,24 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     is_artifact = artifacts.format_of(Path(request.reference)) is not None
     if not is_artifact and not model_file.is_known(request.reference, trust=request.trust):
         worker.warm()  # TensorFlow loads while the data is read
-    artifact, info = artifacts.read(request.artifact)
+    artifacts.require_format(request.artifact)
+    reading = worker.begin(lambda: artifacts.read(request.artifact))  # while the data is read
     dataset = data.load(request.data)
+    artifact, info = reading.result()
     names = data.input_names(dataset, artifact.inputs)
     left = evaluate.left_to_the_app(artifact, dataset)
     bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
     whole = bound if left == dataset.ops else None
-    outputs = worker.begin(lambda: _outputs(request, artifact, bound.inputs))  # while the reference runs
-    source: Artifact | ModelFile
-    if is_artifact:
-        source, reference, fed = _artifact_reference(request, dataset, names)
+    outputs = worker.begin(lambda: _outputs(request, artifact, bound.inputs))
+    source = artifacts.read(Path(request.reference))[0] if is_artifact else _model(request)
+    beside = worker.begin(lambda: _beside(source, artifact))  # one core's work, as are the outputs' last ones
+    if isinstance(source, Artifact):
+        reference, fed = _artifact_reference(source, dataset, names)
     else:
-        source, reference, fed = _model_reference(request, dataset, names, whole)
-    beside = worker.begin(lambda: _beside(source, artifact))  # while the outputs are judged
+        reference, fed = _model_reference(source, dataset, names, whole)
     paired = _pair(reference, artifact.outputs, request)
     right = _right(dataset, artifact, bound.targets, bound.inputs)
-    judges, chosen = _judges(request, artifact, right)
+    judges, chosen = _judges(request, artifact, right, bound.targets)
     case = Case(
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
         outputs=outputs.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
@@ -146,28 +148,32 @@ def _key(setting: Setting) -> tuple[str, str | None]:
 
 
 def _artifact_reference(
-    request: Request, dataset: Dataset, names: Sequence[str]
-) -> tuple[Artifact, dict[str, Path], dict[str, Path]]:
-    other, _ = artifacts.read(Path(request.reference))
+    other: Artifact, dataset: Dataset, names: Sequence[str]
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Its outputs, and what it was fed."""
     bound = data.bind(
         data.prepare(dataset, evaluate.left_to_the_app(other, dataset), names), other.inputs, other.outputs
     )
     setting = Setting(runtime=artifacts.runtime_for(other.format))
-    return other, evaluate.outputs(other, setting, bound.inputs), bound.inputs
+    return evaluate.outputs(other, setting, bound.inputs), bound.inputs
+
+
+def _model(request: Request) -> ModelFile:
+    return model_file.open_model(
+        request.reference, trust=request.trust, custom_objects=request.custom_objects, loaded=False
+    )
 
 
 def _model_reference(
-    request: Request, dataset: Dataset, names: Sequence[str], bound: data.Bound | None
-) -> tuple[ModelFile, dict[str, Path], dict[str, Path]]:
-    model = model_file.open_model(
-        request.reference, trust=request.trust, custom_objects=request.custom_objects, loaded=False
-    )
+    model: ModelFile, dataset: Dataset, names: Sequence[str], bound: data.Bound | None
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Its outputs, and what it was fed: `bound` where that is all preprocessed."""
     fitted = bound or data.bind(data.prepare(dataset, dataset.ops, names), model.inputs, model.outputs)
     inputs = dict(zip([s.name for s in model.inputs], fitted.inputs.values(), strict=True))
     if set(inputs) == set(fitted.inputs):
         inputs = fitted.inputs
     ops = preprocessing.to_json((*dataset.applied, *dataset.ops))
-    return model, model.predict(inputs, key=f"{dataset.sha256} {to_json(ops)}"), inputs
+    return model.predict(inputs, key=f"{dataset.sha256} {to_json(ops)}"), inputs
 
 
 def _beside(reference: Artifact | ModelFile, artifact: Artifact) -> tuple[Artifact | None, list[str]]:
@@ -210,7 +216,7 @@ def _right(
 
 
 def _judges(
-    request: Request, artifact: Artifact, right: Mapping[str, Path]
+    request: Request, artifact: Artifact, right: Mapping[str, Path], given: Mapping[str, Path]
 ) -> tuple[tuple[tuple[str, Metric | None, str], ...], list[str]]:
     """The metrics the user named, or one for each output that has targets; and what was chosen for the user."""
     outputs = {s.name: s for s in artifact.outputs}
@@ -219,7 +225,7 @@ def _judges(
         return tuple((output, metrics.resolve(name), "") for output, name in named), []
     judges, notes = [], []
     for spec in artifact.outputs:
-        array = np.load(right[spec.name], mmap_mode="r") if spec.name in right else None
+        array = np.load(given[spec.name], mmap_mode="r") if spec.name in given else None
         name, why = metrics.default_metric(tuple(spec.shape), array, _input_shape(artifact))
         judges.append((spec.name, metrics.resolve(name) if name else None, why))
         notes.append(f"output {spec.name!r}: metric {name or 'none'} ({why})")

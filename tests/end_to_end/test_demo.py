@@ -31,7 +31,7 @@ def test_the_demo_passes_and_a_second_one_has_nothing_to_do(cli, short, schema, 
     assert [p.name for p in tmp_path.iterdir()] == ["edgedl-demo"]
     page = Path("edgedl-demo/report.html")
     assert answer.json["report"] == str(page)
-    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert page.read_text().startswith("<!doctype html>")
     for report in json.loads(Path("edgedl-demo/report.json").read_text())["reports"]:
         assert report["details"]["accuracy"]["samples"] >= 500
         drop = next(c for c in report["checks"] if c["name"] == "accuracy_drop" and c["target"] == "host")

@@ -41,7 +41,11 @@ def test_int8_loses_no_half_point_and_the_gate_of_one_passes(cli, shared, folder
     assert abs(checks["accuracy_drop"]["measured"]) <= 0.005
     assert checks["accuracy_drop"]["low"] < checks["accuracy_drop"]["measured"] < checks["accuracy_drop"]["high"]
     assert checks["size_bytes"]["measured"] < 110_000
-    assert "integer kernels" in answer.err or suffix == ".tflite"
+
+
+def test_every_convolution_of_the_onnx_file_is_an_integer_one(cli, shared, folder):
+    notes = json.loads((exported(cli, shared, folder, ".onnx").parent / "int8.onnx.edgedl.json").read_text())["notes"]
+    assert any("10 of 10 convolutions and matrix products run as integer kernels" in note for note in notes)
 
 
 def test_the_two_formats_give_the_same_class(cli, shared, folder):
@@ -56,7 +60,8 @@ def test_calibration_images_are_recorded_and_found_again(cli, shared, folder):
     lineage = json.loads((folder / "int8.tflite.edgedl.json").read_text())["lineage"]
     with np.load(shared / "cifar10" / "train.npz") as data:
         y = data["y"].reshape(-1)[lineage["calibration_ids"]]
-    assert np.bincount(y).tolist() == [20] * 10  # 200, stratified
+    assert len(y) == 200
+    assert set(np.bincount(y)) <= {19, 20, 21}  # in the data's own proportions
     answer = cli("validate", artifact, "--reference", artifact, "--data", shared / "cifar10" / "train.npz")
     assert "200 of 200 calibration samples are in this data" in answer.err
 

@@ -181,7 +181,9 @@ def _layer(kind: str, cls: type, config: Mapping[str, Any], where: str) -> dict[
         "class": kind,
         "config": {k: _value(k, v, where) for k, v in kept.items()},
         # an option that is off changes nothing, also where it is taken from **kwargs
-        "defaults": [k for k, v in kept.items() if v is None or v is False or (k in defaults and _same(v, defaults[k]))],
+        "defaults": [
+            k for k, v in kept.items() if v is None or v is False or (k in defaults and _same(v, defaults[k]))
+        ],
     }
 
 

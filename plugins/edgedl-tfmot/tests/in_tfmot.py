@@ -14,18 +14,20 @@ from edgedl.errors import EdgedlError
 
 PRUNE = {"sparsity": 0.7, "schedule": "polynomial", "block": [1, 1], "m_by_n": None}
 CLUSTER = {"clusters": 8, "initialization": "kmeans_plus_plus", "per_channel": False, "preserve_sparsity": False}
-CHAINS = {
-    "three steps": [("prune", PRUNE)],
-    "again": [("prune", PRUNE)],
-    "constant": [("prune", {**PRUNE, "schedule": "constant", "sparsity": 0.9})],
-    "2:4": [("prune", {**PRUNE, "m_by_n": [2, 4]})],
-    "block": [("prune", {**PRUNE, "block": [4, 1]})],
-    "pqat": [("prune", PRUNE), ("pqat", {})],
-    "cqat": [("cluster", CLUSTER), ("cqat", {})],
-    "pcqat": [("prune", PRUNE), ("cluster", {**CLUSTER, "preserve_sparsity": True}), ("pcqat", {})],
-    "per channel": [("cluster", {**CLUSTER, "clusters": 4, "per_channel": True})],
-    "pqat alone": [("pqat", {})],
-    "cqat alone": [("cqat", {})],
+RUNS = {  # name: what it starts from, method, options
+    "three steps": (None, "prune", PRUNE),
+    "again": (None, "prune", PRUNE),
+    "constant": (None, "prune", {**PRUNE, "schedule": "constant", "sparsity": 0.9}),
+    "2:4": (None, "prune", {**PRUNE, "m_by_n": [2, 4]}),
+    "block": (None, "prune", {**PRUNE, "block": [4, 1]}),
+    "cluster": (None, "cluster", CLUSTER),
+    "per channel": (None, "cluster", {**CLUSTER, "clusters": 4, "per_channel": True}),
+    "sparse clusters": ("three steps", "cluster", {**CLUSTER, "preserve_sparsity": True}),
+    "pqat": ("three steps", "pqat", {}),
+    "cqat": ("cluster", "cqat", {}),
+    "pcqat": ("sparse clusters", "pcqat", {}),
+    "pqat alone": (None, "pqat", {}),
+    "cqat alone": (None, "cqat", {}),
 }
 
 
@@ -33,7 +35,7 @@ def network():
     nn = tf_keras.layers
     tf_keras.utils.set_random_seed(1)
     image = tf_keras.Input((8, 8, 4), name="image")
-    x = nn.Conv2D(16, 3, padding="same", use_bias=False, name="conv")(image)
+    x = nn.Conv2D(16, 3, padding="same", name="conv")(image)
     x = nn.ReLU(name="relu")(nn.BatchNormalization(name="norm")(x))
     x = nn.ReLU(name="relu2")(nn.DepthwiseConv2D(3, name="wide")(x))
     return tf_keras.Model(image, nn.Dense(4, activation="softmax", name="kind")(nn.Flatten(name="flat")(x)))
@@ -46,17 +48,15 @@ def with_weights(weights):
     return model
 
 
-def chain(steps, training):
-    model = network()
+def run(weights, method, options, training):
     try:
-        for method, options in steps:
-            found = methods.run(model, method, options, training)
-            model = with_weights(found.weights)
+        found = methods.run(with_weights(weights), method, options, training)
     except EdgedlError as e:
-        return {"error": f"{type(e).__name__}: {e}"}
+        return {}, {"error": f"{type(e).__name__}: {e}"}
+    model = with_weights(found.weights)
     kernels = {layer.name: np.asarray(layer.weights[0]) for layer in model.layers if layer.weights}
     kernels = {name: k for name, k in kernels.items() if k.ndim > 1}
-    return {
+    return found.weights, {
         "zeros": {name: float((k == 0).mean()) for name, k in kernels.items()},
         "values": {name: max(len(np.unique(p)) for p in np.moveaxis(k, -1, 0)) for name, k in kernels.items()},
         "sum": {name: float(np.abs(k).astype(np.float64).sum()) for name, k in kernels.items()},
@@ -84,7 +84,9 @@ def main(folder):
         schedule="cosine",
         seed=0,
     )
-    done = {name: chain(steps, training) for name, steps in CHAINS.items()}
+    done, weights = {}, {None: {}}
+    for name, (start, method, options) in RUNS.items():
+        weights[name], done[name] = run(weights[start], method, options, training)
     (folder / "found.json").write_text(json.dumps({"networks": networks, "methods": done}))
 
 

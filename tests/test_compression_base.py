@@ -1,0 +1,165 @@
+import os
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import keras
+
+from edgedl.compression.augmentation import Augmented, flipped, mixed, shifted
+from edgedl.compression.base import Context, fine_tune, matching_layers, re_estimate_batch_norm
+from edgedl.compression.distillation import softened_binary_divergence, softened_divergence
+from edgedl.errors import InputError
+from edgedl.fitting.samples import TrainingData
+from edgedl.recipes import Distill, Step, Training
+
+K = keras.layers
+
+
+def network(seed=0, end="softmax"):
+    keras.utils.set_random_seed(seed)
+    layers = [K.Conv2D(4, 3, name="conv"), K.BatchNormalization(name="norm"), K.ReLU(), K.GlobalAveragePooling2D()]
+    return keras.Sequential([keras.Input((6, 6, 1), name="image"), *layers, K.Dense(3, activation=end, name="kind")])
+
+
+def samples(count=64, labels=False):
+    random = np.random.default_rng(0)
+    x = random.normal(2.0, 3.0, (count, 6, 6, 1)).astype(np.float32)
+    return TrainingData(inputs={"image": x}, targets={"kind": random.integers(0, 3, count)} if labels else {})
+
+
+def context(**kwargs):
+    return Context(step=Step(kind="x", where="r.toml: step 1 (x)"), **kwargs)
+
+
+def test_matching_layers_goes_by_patterns_in_the_models_order_and_into_nested_models():
+    inner = keras.Sequential([keras.Input((4,)), K.Dense(4, name="deep_1"), K.Dense(2, name="deep_2")], name="inner")
+    model = keras.Sequential([keras.Input((4,)), K.Dense(4, name="first"), inner, K.Dense(2, name="last")])
+
+    def found(*args, **kwargs):
+        return {layer.name for layer in matching_layers(model, *args, **kwargs)} - {"inner"}
+
+    assert found(()) == {"first", "deep_1", "deep_2", "last"}
+    assert found(("deep*", "last"), ("deep_2",)) == {"deep_1", "last"}
+    with pytest.raises(InputError, match=r"here: match 'firts' hits no layer with weights \(did you mean 'first'\?\)"):
+        found(("firts",), where="here")
+    with pytest.raises(InputError, match="here: skip 'x' hits no layer"):
+        found((), ("x",), where="here")
+    with pytest.raises(InputError, match="no layer with weights to work on: skip takes them all"):
+        found((), ("*",))
+    with pytest.raises(InputError, match="no convolution to work on: the model has none"):
+        found((), able=lambda layer: False, what="convolution")
+
+
+def test_re_estimated_statistics_are_those_of_the_data():
+    model, data = network(), samples(256)
+    assert re_estimate_batch_norm(model, data) == 1
+    norm = model.get_layer("norm")
+    activations = model.get_layer("conv")(data.inputs["image"]).numpy()
+    np.testing.assert_allclose(norm.moving_mean, activations.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, activations.var((0, 1, 2)), rtol=0.02)
+    assert norm.momentum == 0.99
+    assert re_estimate_batch_norm(model, None) == 0
+
+
+@pytest.mark.parametrize("end", ["softmax", "sigmoid", "linear"])
+def test_fine_tune_follows_the_teacher_without_labels(end):
+    teacher, student, data = network(1, end), network(2, end), samples()
+    re_estimate_batch_norm(teacher, data)
+    re_estimate_batch_norm(student, data)
+
+    def distance():
+        return float(np.abs(teacher(data.inputs["image"]) - student(data.inputs["image"])).mean())
+
+    before = distance()
+    kept = teacher.get_weights()
+    training = Training(epochs=15, batch_size=16, learning_rate=1e-2, distill=Distill(temperature=1))
+    fine_tune(student, data, training, context(teacher=teacher))
+    assert distance() < 0.6 * before
+    for ours, theirs in zip(kept, teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_fine_tune_follows_features():
+    teacher, student, data = network(1), network(2), samples()
+
+    def distance():
+        maps = [keras.Model(m.inputs[0], m.get_layer("conv").output)(data.inputs["image"]) for m in (teacher, student)]
+        return float(keras.ops.mean(keras.ops.square(maps[0] - maps[1])))
+
+    before = distance()
+    training = Training(epochs=20, learning_rate=3e-2, distill=Distill(features=("conv",), feature_weight=10.0))
+    fine_tune(student, data, training, context(teacher=teacher))
+    assert distance() < 0.2 * before
+    lost = Training(distill=Distill(features=("conf",)))
+    with pytest.raises(InputError, match="distill features 'conf' hits no layer that both models have"):
+        fine_tune(student, data, lost, context(teacher=teacher))
+
+
+def test_fine_tune_says_what_is_missing():
+    with pytest.raises(InputError, match=r"r.toml: step 1 \(x\): training needs data; give --data"):
+        fine_tune(network(), None, Training(), context())
+    with pytest.raises(InputError, match="the data has no labels; give labelled data, or let the original model teach"):
+        fine_tune(network(), samples(), Training(), context())
+    with pytest.raises(InputError, match="distill needs the original model as teacher"):
+        fine_tune(network(), samples(), Training(distill=Distill()), context())
+    with pytest.raises(InputError, match="augment flip is for images"):
+        Augmented.of(TrainingData(inputs={"a": np.zeros((4, 3))}, targets={}), ("flip",), 0)
+
+
+def test_training_that_diverges_keeps_the_last_good_weights(tmp_path):
+    model, data = network(), samples(labels=True)
+    good = model.get_weights()
+
+    def spoil(trainee, done, total):
+        if done == 3:  # the second epoch's first step
+            trainee.get_layer("conv").kernel.assign(np.full((3, 3, 1, 4), np.nan))
+
+    training = Training(epochs=3, learning_rate=1e-3)
+    told = r"r.toml: step 1 \(x\): training diverged: .*; the weights of epoch 1 are kept in .*last-good.keras"
+    with pytest.raises(InputError, match=told):
+        fine_tune(model, data, training, context(folder=tmp_path), on_step=spoil)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    saved = keras.saving.load_model(tmp_path / "last-good.keras", compile=False)
+    np.testing.assert_array_equal(saved.get_layer("conv").kernel, model.get_layer("conv").kernel)
+    assert np.abs(model.get_layer("conv").get_weights()[0] - good[0]).max() > 0
+
+
+def test_augmentation_keeps_shape_and_type_and_follows_the_seed():
+    data = samples(32)
+    first, second = (Augmented.of(data, ("flip", "shift", "mixup"), 0) for _ in range(2))
+    rows = np.arange(32)
+    taken = first.take(rows)[0]["image"]
+    np.testing.assert_array_equal(taken, second.take(rows)[0]["image"])
+    assert (taken.shape, taken.dtype) == ((32, 6, 6, 1), np.float32)
+    assert np.abs(first.take(rows)[0]["image"] - taken).max() > 0
+    kept, held = first.split(0.25, 0)
+    assert isinstance(kept, Augmented)
+    assert not isinstance(held, Augmented)
+    assert (kept.count, held.count) == (24, 8)
+
+
+def test_augmentation_array_functions():
+    generator = np.random.default_rng(0)
+    batch = np.arange(16 * 8 * 8, dtype=np.uint8).reshape(16, 8, 8, 1)
+    for row, flip in zip(batch, flipped(batch, generator), strict=True):
+        assert (flip == row).all() or (flip == row[:, ::-1]).all()
+    moved = shifted(batch, generator)
+    inner = {tuple(m[2:6, 2:6, 0].ravel()) for m in moved[:1]}
+    shifts = [batch[0, 2 + a : 6 + a, 2 + b : 6 + b, 0] for a in (-1, 0, 1) for b in (-1, 0, 1)]
+    assert inner <= {tuple(s.ravel()) for s in shifts}
+    blended = mixed(batch, generator)
+    assert blended.dtype == np.uint8
+    assert blended.min() >= batch.min()
+
+
+def test_divergences():
+    logits = np.array([[2.0, 0.0], [0.0, 1.0]], np.float32)
+    np.testing.assert_allclose(softened_divergence(logits, logits, 4.0), 0, atol=1e-6)
+    p, q = 1 / (1 + np.exp(-1.0)), 0.5  # logits [2, 0] and [0, 0] at temperature 2
+    expected = 4 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+    found = softened_divergence(logits[:1], np.zeros((1, 2), np.float32), 2.0)
+    np.testing.assert_allclose(found, [expected], rtol=1e-5)
+    found = softened_binary_divergence(np.array([2.0], np.float32), np.array([0.0], np.float32), 2.0)
+    np.testing.assert_allclose(found, [expected], rtol=1e-5)

@@ -1,0 +1,224 @@
+"""The step `quantize`: what it asks for, what it keeps, and that training ends on the grid of the file."""
+
+import re
+
+import numpy as np
+import pytest
+
+from edgedl import models, toml
+from edgedl.compression import quantize
+from edgedl.compression.base import Context
+from edgedl.errors import InputError, UnsupportedError
+from edgedl.fitting.samples import TrainingData
+from edgedl.recipes import Step, Training
+
+tf = pytest.importorskip("tensorflow")
+WHERE = "recipe: step 1 (quantize)"
+
+
+@pytest.fixture(scope="module")
+def keras():
+    import keras
+
+    return keras
+
+
+def classifier(keras):
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="act"),
+            layers.GlobalAveragePooling2D(name="pool"),
+            layers.Dense(3, activation="softmax", name="kind"),
+        ]
+    )
+    norm = model.get_layer("norm")
+    norm.set_weights([w + 0.1 * np.arange(8) for w in norm.get_weights()])
+    return model
+
+
+def samples(count=128, seed=0, *, labels=True):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, count)
+    x = rng.random((count, 8, 8, 1)).astype("f")
+    for i, label in enumerate(y):
+        x[i, :, 3 * label : 3 * label + 2] += 1
+    return TrainingData(inputs={"image": x}, targets={"kind": y} if labels else {})
+
+
+def apply(model, data, training=None, said=None, teacher=None, **options):
+    step = Step(kind="quantize", options=quantize.Options(**options), training=training, where=WHERE)
+    context = Context(step=step, teacher=teacher, say=said.append if said is not None else lambda _: None)
+    return quantize.Quantize().apply(model, data, step.options, context)
+
+
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "moving_average"])
+def test_quantize_keeps_the_callers_model_and_answers_nearly_alike(keras, ranges):
+    model, data = classifier(keras), samples()
+    before = model.get_weights()
+    made = apply(model, data, ranges=ranges)
+    assert models.carried_scheme(model) is None
+    assert models.carried_scheme(made) == "static_wi8_ai8"
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    x = data.inputs["image"]
+    difference = np.abs(np.asarray(made(x)) - np.asarray(model(x)))
+    assert 0 < difference.max() < 0.03
+    assert [[s.name for s in part] for part in models.specs(made)] == [["image"], ["kind"]]
+    assert not any(type(layer).__name__ == "BatchNormalization" for layer in made.layers)
+
+
+@pytest.mark.parametrize("ranges", ["mse", "moving_average"])
+def test_quantize_training_learns_and_ends_on_the_grid(keras, ranges):
+    from edgedl.compression.rounding import is_on_grid
+
+    model, data = classifier(keras), samples()
+    training = Training(epochs=3, learning_rate=1e-2)
+
+    def accuracy(one):
+        return np.mean(np.asarray(one(data.inputs["image"])).argmax(-1) == data.targets["kind"])
+
+    made = apply(model, data, training, ranges=ranges)
+    assert accuracy(made) > max(0.8, accuracy(model) + 0.2)
+    kernels = [made.get_layer("conv"), made.get_layer("kind_linear")]
+    assert all(is_on_grid(layer.variable.numpy(), layer.scales) for layer in kernels)
+    again = apply(model, data, training, ranges=ranges)
+    assert all(np.array_equal(a, b) for a, b in zip(made.get_weights(), again.get_weights(), strict=True))
+    assert not any("range" in v.path for v in made.trainable_variables)
+
+
+def test_quantize_training_may_be_taught_by_the_original_without_labels(keras):
+    from edgedl.recipes import Distill
+
+    model = classifier(keras)
+    training = Training(epochs=1, distill=Distill(alpha=1.0))
+    made = apply(model, samples(labels=False), training, teacher=model)
+    assert models.carried_scheme(made) == "static_wi8_ai8"
+
+
+def test_quantize_training_keeps_zeros_and_shared_codes(keras):
+    model = keras.Sequential(
+        [keras.Input((12,), name="image"), keras.layers.Dense(24, name="pruned"), keras.layers.Dense(3, name="kind")]
+    )
+    pruned, shared = model.layers
+    kernel = pruned.get_weights()[0]
+    kernel[np.random.default_rng(0).random(kernel.shape) < 0.5] = 0
+    pruned.set_weights([kernel, np.zeros(24)])
+    codes = np.random.default_rng(1).choice([-127, -40, 0, 40, 127], (24, 3))
+    codes[0] = 127
+    shared.set_weights([codes * np.array([0.01, 0.002, 0.03]), np.zeros(3)])
+    rng = np.random.default_rng(2)
+    data = TrainingData(
+        inputs={"image": rng.normal(0, 1, (96, 12)).astype("f")},
+        targets={"kind": rng.normal(0, 1, (96, 3)).astype("f")},
+    )
+    made = apply(model, data, Training(epochs=2, learning_rate=1e-2))
+    after = made.get_layer("pruned").variable.numpy()
+    assert (after[kernel == 0] == 0).all()
+    assert not np.allclose(after, kernel, atol=1e-3)
+    last = made.get_layer("kind_float")
+    assert set(np.unique(np.rint(last.variable.numpy() / last.scales).astype(int))) <= {-127, -40, 0, 40, 127}
+
+
+def test_quantize_corrects_biases(keras):
+    data = samples()
+    model = classifier(keras)
+    kernel = np.full((1, 1, 8, 4), 1.0, "f")
+    kernel[..., :7, :] = 0.4 / 127  # all of them round to nothing: the mean moves
+    image = keras.Input((8, 8, 1), name="image")
+    x = model.get_layer("conv")(image)
+    layer = keras.layers.Conv2D(4, 1, name="kind")
+    small = keras.Model(image, layer(keras.layers.ReLU()(x)))
+    layer.set_weights([kernel, np.zeros(4)])
+    x = data.inputs["image"]
+
+    def shift(one):
+        return np.abs(np.mean(np.asarray(one(x)) - np.asarray(small(x)), axis=(0, 1, 2))).max()
+
+    plain, corrected = apply(small, data, ranges="min_max"), apply(small, data, ranges="min_max", bias_correction=True)
+    assert shift(corrected) < 0.3 * shift(plain)
+
+
+def test_quantize_adaround_keeps_outputs_better_and_equalize_the_function(keras):
+    data, model = samples(256), classifier(keras)
+    head = keras.Model(model.inputs, model.get_layer("act").output)
+    x = data.inputs["image"]
+
+    def error(one):
+        return float(np.mean(np.square(np.asarray(one(x)) - np.asarray(head(x)))))
+
+    nearest, adapted = apply(head, data), apply(head, data, rounding="adaround")
+    assert error(adapted) <= error(nearest)
+    codes = [np.rint(m.get_layer("conv").variable.numpy() / m.get_layer("conv").scales) for m in (nearest, adapted)]
+    assert np.abs(codes[0] - codes[1]).max() == 1
+    said = []
+    apply(model, data, equalize=True, said=said)
+    assert "equalize found no two layers" in said[0]
+
+
+def test_quantize_keep_float_leaves_layers_float_in_the_file(keras, tmp_path):
+    exporter = pytest.importorskip("edgedl_tflite.exporter")
+    from edgedl.models.saving import save
+    from edgedl_tflite import flatbuffer
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1), name="image"), *(layers.Conv2D(8, 3, name=f"conv_{i}") for i in range(4))]
+    )
+    made = apply(model, samples(), keep_float=("conv_1", "conv_3"))
+    save(made, tmp_path / "m.keras")
+    exporter.TFLiteExporter().export(tmp_path / "m.keras", tmp_path / "m.tflite", scheme="static_wi8_ai8")
+    graph = flatbuffer.read((tmp_path / "m.tflite").read_bytes())
+    kinds = [
+        flatbuffer.dtype_name(g.tensors[op.inputs[0]].type)
+        for g, op in flatbuffer.operators(graph)
+        if flatbuffer.op_name(graph, op) == "CONV_2D"
+    ]
+    assert kinds == ["int8", "float32", "int8", "float32"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"keep_float": ("cnov",)},
+            "keep_float 'cnov' hits no layer (did you mean 'conv'?); there are act, conv, kind",
+        ),
+    ],
+)
+def test_quantize_refuses_what_it_cannot_find(keras, options, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        apply(classifier(keras), samples(), **options)
+
+
+def test_quantize_needs_data_and_takes_no_quantized_model(keras):
+    model = classifier(keras)
+    with pytest.raises(InputError, match=re.escape(f"{WHERE}: quantize needs data")):
+        apply(model, None)
+    made = apply(model, samples())
+    with pytest.raises(InputError, match="is quantized already, for static_wi8_ai8"):
+        apply(made, samples())
+
+
+def test_quantize_names_layers_without_integer_form(keras):
+    image = keras.Input((8, 4), name="image")
+    data = TrainingData(inputs={"image": np.zeros((4, 8, 4), "f")}, targets={})
+    with pytest.raises(UnsupportedError, match=r"layer 'memory' \(LSTM\) .* keep_float = \['memory'\]"):
+        apply(keras.Model(image, keras.layers.LSTM(3, name="memory")(image)), data)
+    with pytest.raises(UnsupportedError, match="layer 'wavy': activation softplus has no integer operator"):
+        apply(keras.Model(image, keras.layers.Dense(3, activation="softplus", name="wavy")(image)), data)
+
+
+def test_quantize_options_name_what_is_allowed():
+    for table, words in (
+        ({"scheme": "fp16"}, "scheme must be one of static_wi8_ai8, static_wi8_ai16; fp16 is made by edgedl export"),
+        ({"scheme": "int4"}, "scheme int4: TFLiteConverter writes no int4 weights"),
+        ({"ranges": "octav"}, "ranges must be one of min_max, percentile, mse, moving_average, got 'octav'"),
+        ({"samples": 0}, "samples must be in [1, inf), got 0"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            toml.build(quantize.Options, table, WHERE)
+    assert toml.build(quantize.Options, {"scheme": "int16x8"}, WHERE).scheme == "int16x8"
