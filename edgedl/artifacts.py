@@ -74,6 +74,14 @@ def child_of(runtime: AgentRuntime) -> str:
     return runtime.name if runtime.alone else "runtimes"
 
 
+def warm(format_: str | None) -> None:
+    """Let the child that runs a format, if there is one, import its runtime ahead."""
+    if format_ and runtimes(format_):
+        runtime = runtime_for(format_)
+        probed = {"runtimes": [runtime.name]}
+        worker.ahead("info", probed, child=child_of(runtime), interpreter=interpreter_of(runtime))
+
+
 def describe(path: Path, *, format_: str | None = None, child: str = "runtimes") -> ArtifactInfo:
     """What is in an artifact: inputs, outputs, operators, weights, metadata. Raises InputError for a damaged file.
 

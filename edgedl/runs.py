@@ -33,6 +33,7 @@ def run(file: str, *, out: str | None = None, said: Said = lambda _: None) -> tu
     steps = pipeline_file.read(file, folder)
     _check_folder(folder, path)
     reports, codes = [], []
+    _warm(steps)
     for step in steps:
         _do(step, folder / step.name, said)
         if step.function == "validate":
@@ -48,6 +49,15 @@ def run(file: str, *, out: str | None = None, said: Said = lambda _: None) -> tu
         "report": next((str(p) for p in written if p.suffix == ".html"), None),
     }
     return answer, reports
+
+
+def _warm(steps: Sequence[Step]) -> None:
+    """Load ahead what validation and its report will need, while the first step waits for TensorFlow."""
+    judged = [step.arguments["artifact"] for step in steps if step.function == "validate"]
+    for format_ in dict.fromkeys(artifacts.format_of(Path(artifact)) for artifact in judged):
+        artifacts.warm(format_)
+    if judged:
+        reporting.page.warm()
 
 
 def _check_folder(folder: Path, file: Path) -> None:

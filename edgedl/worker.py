@@ -260,9 +260,9 @@ def begin(function: Callable[[], T]) -> Future[T]:
     return future
 
 
-def ahead(what: str, kwargs: dict[str, Any], *, child: str) -> None:
+def ahead(what: str, kwargs: dict[str, Any], *, child: str, interpreter: str | None = None) -> None:
     """Start a call whose result nobody waits for, such as a slow import; the next call of that child waits its turn."""
-    process = pool().child(child)
+    process = pool().child(child, interpreter)
     begin(lambda: process.call(what, kwargs))
 
 

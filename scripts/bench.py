@@ -20,11 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_measure import Row, Sample, command, compared, peak_bytes, turns
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared" / "data"
@@ -32,102 +33,8 @@ MODEL, TRAIN, TEST = (
     SHARED / name for name in ("mlperf_tiny/ic/pretrainedResnet.h5", "cifar10/train.npz", "cifar10/test.npz")
 )
 PYTHON, EDGEDL = sys.executable, str(Path(sys.executable).with_name("edgedl"))
-PEAK = """\
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
 IMAGES = 5_000
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One measured turn of one side."""
-
-    wall_s: float
-    cpu_s: float
-    rss_bytes: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the table. `ratio` is ours to the peer's median wall time (or size, or rate), `low` and `high` the
-    range over the rounds, `cpu_ratio` that of CPU seconds; `goal` "<= 1.15" or ">= 0.95"."""
-
-    section: str
-    name: str
-    ours: str
-    peer: str
-    ratio: float | None
-    low: float | None = None
-    high: float | None = None
-    cpu_ratio: float | None = None
-    goal: str
-    note: str = ""
-
-    @property
-    def is_met(self) -> bool | None:
-        """Whether the ratio reaches the goal; None where nothing was measured."""
-        sign, limit = self.goal.split()
-        if self.ratio is None:
-            return None
-        return self.ratio <= float(limit) if sign == "<=" else self.ratio >= float(limit)
-
-
-def skipped(section: str, name: str, goal: str, why: str) -> Row:
-    """A row that says why nothing was measured."""
-    return Row(section=section, name=name, ours="", peer="", ratio=None, goal=goal, note=f"skipped: {why}")
-
-
-# ---- measuring ----------------------------------------------------------------------------------------------------
-
-
-def command(*arguments: Any) -> Sample:
-    """One process from start to end: its seconds, and the CPU seconds of all its children too.
-
-    The cache folder is new each time. Raises RuntimeError, with what it said, where it fails.
-    """
-    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile() as said:
-        environment = os.environ | {"XDG_CACHE_HOME": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        begun = time.perf_counter()
-        process = subprocess.Popen(list(map(str, arguments)), stdout=said, stderr=said, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            message = f"{arguments} exited with {process.returncode}: {said.read()[-2000:].decode(errors='replace')}"
-            raise RuntimeError(message)
-    return Sample(wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime)
-
-
-def turns(rounds: int, *sides: Callable[[], Sample]) -> list[list[Sample]]:
-    """`rounds` samples of each side, the sides taking turns and every other round going backwards."""
-    samples: list[list[Sample]] = [[] for _ in sides]
-    for number in range(rounds):
-        order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
-        for i in order:
-            samples[i].append(sides[i]())
-    return samples
-
-
-def compared(
-    section: str, name: str, ours: list[Sample], peer: list[Sample], goal: str, *, rate_of: int = 0, note: str = ""
-) -> Row:
-    """The row of two sides: of their seconds, or of samples per second where `rate_of` says how many a turn has."""
-    walls, cpus = ([[getattr(s, f) for s in side] for side in (ours, peer)] for f in ("wall_s", "cpu_s"))
-    medians, cpu = ([statistics.median(side) for side in sides] for sides in (walls, cpus))
-    ratios = [a / b for a, b in zip(*walls, strict=True)]
-    ratio, cpu_ratio = medians[0] / medians[1], cpu[0] / cpu[1] if cpu[1] else None
-    shown = [f"{m:.3f} s ({c:.2f} cpu)" for m, c in zip(medians, cpu, strict=True)]
-    if rate_of:
-        ratio, ratios, cpu_ratio = 1 / ratio, [1 / r for r in ratios], 1 / cpu_ratio if cpu_ratio else None
-        shown = [f"{rate_of / m:,.0f} /s" for m in medians]
-    return Row(
-        section=section, name=name, ours=shown[0], peer=shown[1], ratio=ratio, low=min(ratios), high=max(ratios),
-        cpu_ratio=cpu_ratio, goal=goal, note=note,
-    )  # fmt: skip
 
 
 # ---- whole processes ----------------------------------------------------------------------------------------------
@@ -303,7 +210,7 @@ def memory(_: int) -> Iterator[Row]:
             with agent(models["int8"], data / "x.npy", data / "out.npy") as once:
                 loop[count] = once(None).rss_bytes
             asked = ("--reference", models["float"], "--data", data / "data.npz", "--on-inconclusive", "pass")
-            whole[count] = _peak_bytes(EDGEDL, "validate", models["int8"], *asked)
+            whole[count] = peak_bytes(EDGEDL, "validate", models["int8"], *asked)
     for name, found in (("evaluation loop", loop), ("edgedl validate", whole)):
         for count in counts[1:]:
             shown = [f"{found[n] / 1e6:.1f} MB" for n in (count, counts[0])]
@@ -311,12 +218,6 @@ def memory(_: int) -> Iterator[Row]:
                 section="memory", name=f"{name}, {count:,} / {counts[0]:,} samples", ours=shown[0], peer=shown[1],
                 ratio=found[count] / found[counts[0]], goal="<= 1.1",
             )  # fmt: skip
-
-
-def _peak_bytes(*arguments: Any) -> int:
-    """Peak memory of the largest process of a command, which a small one starts: a process inherits that peak too."""
-    started = (PYTHON, "-S", "-c", PEAK, *map(str, arguments))
-    return int(subprocess.run(started, capture_output=True, check=True).stdout.split()[-1]) * 1024
 
 
 def latency(rounds: int) -> Iterator[Row]:
@@ -393,7 +294,7 @@ def main() -> None:
     for name in given.sections or SECTIONS:
         print(f"{name} ...", file=sys.stderr)
         if name not in NEED_NO_DATA and not MODEL.exists():
-            rows.append(skipped(name, name, "<= 1", f"needs {SHARED}"))
+            rows.append(Row(section=name, name=name, note=f"skipped: needs {SHARED}"))
             continue
         rows += list(SECTIONS[name](given.rounds))
     after = machine()

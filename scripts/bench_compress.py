@@ -152,11 +152,13 @@ def why_not(technique: Technique) -> str | None:
 
 def measure(subject: Subject, chosen: Sequence[Technique], folder: Path) -> list[Row]:
     """A row a technique; the float files that peers start from are made first."""
-    floats, rows, judge = {}, [], None
+    floats: dict[str, Path] = {}
+    rows: list[Row] = []
     macs = json.loads(process(EDGEDL, "inspect", subject.model, "--json", folder=folder)[0])["macs"]
     for suffix in ("tflite", "onnx"):
+        asked = ["--scheme", "fp32", "--no-slim"]  # peers look for the names of tensors
         floats[suffix] = folder / f"float.{suffix}"
-        process(EDGEDL, "export", subject.model, "--scheme", "fp32", "-o", floats[suffix], "--force", folder=folder)
+        process(EDGEDL, "export", subject.model, *asked, "-o", floats[suffix], folder=folder)
     judge = Judge(subject, floats["tflite"])
     for technique in chosen:
         print(f"{technique.key} ...", file=sys.stderr, flush=True)

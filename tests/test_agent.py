@@ -56,6 +56,22 @@ def test_run_takes_a_slice_and_casts_integers(doubler, tmp_path):
     assert np.load(tmp_path / "y.npy").tolist() == (2.0 * x[2:4] + 1).tolist()
 
 
+def test_run_takes_fortran_order_and_batches_that_the_samples_do_not_fill(doubler, tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "CHUNK_SAMPLES", 4)
+    x = np.asfortranarray(np.random.default_rng(0).random((11, 3), np.float32))
+    agent.run(request(doubler, tmp_path, x, outputs={"y": str(tmp_path / "y.npy")}, workers=1))
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), 2 * x + 1, rtol=1e-6)
+
+
+def test_large_samples_are_read_a_few_at_a_time(doubler, tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "CHUNK_BYTES", 5 * 3 * 4)
+    np.save(tmp_path / "x.npy", np.zeros((100, 3), np.float32))
+    model = agent._load({"runtime": "litert", "artifact": str(doubler)}, {})
+    feeds = agent._Feeds(model, {"x": str(tmp_path / "x.npy")}, False)
+    assert feeds.chunk_samples == 5
+    assert [len(v) for v in feeds.chunk(0, 5)] == [5]
+
+
 def test_run_times_inferences(doubler, tmp_path):
     reply = agent.run(request(doubler, tmp_path, np.zeros((1, 3), np.float32), warmup=1, repeats=7))
     assert len(reply["nanoseconds"]) == 7

@@ -60,9 +60,9 @@ def compress(network, samples):
 def int8_codes(tmp_path, samples):
     """The kernels in the .tflite file that the exporter makes of a model, by number of weights."""
     from ai_edge_litert.interpreter import Interpreter
-    from edgedl_tflite.exporter import TFLiteExporter
 
     from edgedl.models.saving import save
+    from edgedl_tflite.exporter import TFLiteExporter
 
     def call(model):
         save(model, tmp_path / "m.keras")

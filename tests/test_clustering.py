@@ -159,6 +159,15 @@ def test_a_rate_costs_less_than_leaving_codewords_out():
     assert error(matrices, rated) < 0.95 * error(matrices, few)
 
 
+def test_a_rate_is_found_however_far_it_is_from_that_of_before():
+    matrices = [normal(300, 16)]
+    coded = clustering.fit_codes(matrices, 16, bits=3.6)
+
+    for bits in (2.0, 3.4):
+        again = clustering.at_bits(coded, matrices, bits)
+        assert 0.93 * bits < clustering.zipped_bits(again.codes(matrices)) <= bits
+
+
 def test_bits_out_of_reach_say_how_few_there_may_be():
     with pytest.raises(ValueError, match=r"bits = 0.01 is out of reach: the fewest are \d"):
         clustering.fit_codes([normal(20, 8)], 8, bits=0.01)

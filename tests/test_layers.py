@@ -11,7 +11,7 @@ FLOORS = [
     {"models", "graph", "model_file", "artifacts", "fitting"},
     {"compression", "training", "exporting", "inspection", "doctor"},
     {"validation"},
-    {"reporting", "testing"},
+    {"reporting", "testing", "stepwise"},
     {"packaging"},
     {"pipeline"},
     {"pipeline_file", "runs", "demo"},

@@ -32,7 +32,7 @@ def classifier(keras):
             layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv"),
             layers.BatchNormalization(name="norm"),
             layers.ReLU(name="act"),
-            layers.GlobalAveragePooling2D(name="pool"),
+            layers.Flatten(name="flat"),
             layers.Dense(3, activation="softmax", name="kind"),
         ]
     )
@@ -139,12 +139,12 @@ def test_quantize_corrects_biases(keras):
         return np.abs(np.mean(np.asarray(one(x)) - np.asarray(small(x)), axis=(0, 1, 2))).max()
 
     plain, corrected = apply(small, data, ranges="min_max"), apply(small, data, ranges="min_max", bias_correction=True)
-    assert shift(corrected) < 0.3 * shift(plain)
+    assert shift(corrected) < 0.5 * shift(plain)
 
 
 def test_quantize_adaround_keeps_outputs_better_and_equalize_the_function(keras):
     data, model = samples(256), classifier(keras)
-    head = keras.Model(model.inputs, model.get_layer("act").output)
+    head = keras.Model(model.inputs[0], model.get_layer("act").output)
     x = data.inputs["image"]
 
     def error(one):
@@ -166,7 +166,10 @@ def test_quantize_keep_float_leaves_layers_float_in_the_file(keras, tmp_path):
 
     layers = keras.layers
     model = keras.Sequential(
-        [keras.Input((8, 8, 1), name="image"), *(layers.Conv2D(8, 3, name=f"conv_{i}") for i in range(4))]
+        [
+            keras.Input((8, 8, 1), name="image"),
+            *(layers.Conv2D(8, 3, padding="same", name=f"conv_{i}") for i in range(4)),
+        ]
     )
     made = apply(model, samples(), keep_float=("conv_1", "conv_3"))
     save(made, tmp_path / "m.keras")
@@ -180,18 +183,10 @@ def test_quantize_keep_float_leaves_layers_float_in_the_file(keras, tmp_path):
     assert kinds == ["int8", "float32", "int8", "float32"]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (
-            {"keep_float": ("cnov",)},
-            "keep_float 'cnov' hits no layer (did you mean 'conv'?); there are act, conv, kind",
-        ),
-    ],
-)
-def test_quantize_refuses_what_it_cannot_find(keras, options, words):
+def test_quantize_names_a_pattern_that_hits_nothing(keras):
+    words = "keep_float 'cnov' hits no layer (did you mean 'conv'?); there are act, conv, flat, kind"
     with pytest.raises(InputError, match=re.escape(words)):
-        apply(classifier(keras), samples(), **options)
+        apply(classifier(keras), samples(), keep_float=("cnov",))
 
 
 def test_quantize_needs_data_and_takes_no_quantized_model(keras):

@@ -70,6 +70,30 @@ def test_progress_reaches_the_parent(child):
     assert seen == [("calibrating", 3, 3)]
 
 
+def test_begin_goes_on_here_while_the_child_works_and_gives_its_result_or_error(child):
+    begun = time.monotonic()
+    slow = worker.begin(lambda: child.call("subprocess:check_call", {"args": ["sleep", "0.5"]}))
+    wrong = worker.begin(lambda: child.call("edgedl.data:load", {"source": "nowhere.npz"}))
+    assert time.monotonic() - begun < 0.4
+    assert slow.result() == 0
+    with pytest.raises(InputError, match="nowhere"):
+        wrong.result()
+
+
+def test_a_pool_closes_at_once_when_a_child_still_works():
+    pool = Pool()
+    child = pool.child("busy")
+    slow = worker.begin(lambda: child.call("subprocess:check_call", {"args": ["sleep", "30"]}))
+    while not child.calls:
+        time.sleep(0.01)
+    begun = time.monotonic()
+    pool.close()
+    assert time.monotonic() - begun < 3
+    assert not child.alive
+    with pytest.raises(Exception, match=r"killed by SIGKILL|closed file|No such file"):
+        slow.result()
+
+
 def test_scratch_goes_when_the_pool_closes():
     pool = Pool()
     np.save(pool.scratch("x") / "a.npy", np.zeros(3))

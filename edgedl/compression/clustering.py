@@ -26,8 +26,8 @@ TURNS = 8  # of codes, codebook and scales
 LENGTH_ROUNDS = 2  # until the codes and the lengths of the codewords agree
 UNUSED = 1.0  # bits that a code without any weight costs more than one with a single weight
 RATES = (1e-5, 10.0)  # squared error, relative to the mean square, that is given for a bit
-SPREAD = 1.0
 RATE_STEP = 1.04
+NARROW = 1.5  # times the rate of before, tried first
 CODE_TOLERANCE = 1e-3  # of a code, that float32 leaves
 
 
@@ -106,7 +106,7 @@ class Codebook:
     """What integer codes may be: `values` (k,) int64 ascending with -127, 0 and 127, `bits` (k,) of each, and `rate`.
 
     A weight takes the codeword with the least (u - c)^2 + price * bits, u being weight / scale and the price `rate`
-    times the tensor's mean squared code times `importance`; with rate 0 that is the nearest.
+    times what `Coded` weighs its tensor with; with rate 0 that is the nearest.
     """
 
     values: Array
@@ -129,7 +129,11 @@ class Codebook:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coded:
-    """Matrices as codes from one codebook: weight = code * scale of its channel. `prices` has one value a matrix."""
+    """Matrices as codes from one codebook: weight = code * scale of its channel.
+
+    A bit is worth the `prices` (one a matrix) in squared codes: the rate times the matrix's mean square times its size,
+    so that what is weighed is the relative error of each tensor as a whole.
+    """
 
     book: Codebook
     scales: tuple[Array, ...]
@@ -219,26 +223,31 @@ def at_bits(coded: Coded, matrices: Sequence[Array], bits: float) -> Coded:
 
     Raises ValueError where even the highest rate takes more.
     """
-    free = _priced(coded, matrices, 0.0)
-    if zipped_bits(free.codes(matrices)) <= bits:
+
+    def tried(rate: float) -> tuple[Coded, float]:
+        priced = _priced(coded, matrices, rate)
+        return priced, zipped_bits(priced.codes(matrices))
+
+    free, taken = tried(0.0)
+    if taken <= bits:
         return free
-    low, high = RATES
-    best = _priced(coded, matrices, high)
-    least = zipped_bits(best.codes(matrices))
+    (low, high), near = RATES, coded.book.rate
+    best, least = tried(high)
     if least > bits:
         message = (
             f"bits = {bits:g} is out of reach: the fewest are {least:.2f}, as each channel keeps its largest weight"
         )
         raise ValueError(message)
-    if coded.book.rate:  # look around where it was
-        low, high = max(low, coded.book.rate / 2), min(high, coded.book.rate * 2)
+    guesses = [near * NARROW, near / NARROW] if near else []  # where it was cannot be far
     while high / low > RATE_STEP:
-        rate = float(np.sqrt(low * high))
-        tried = _priced(coded, matrices, rate)
-        if zipped_bits(tried.codes(matrices)) > bits:
+        rate = guesses.pop(0) if guesses else float(np.sqrt(low * high))
+        if not low < rate < high:
+            continue
+        priced, taken = tried(rate)
+        if taken > bits:
             low = rate
         else:
-            best, high = tried, rate
+            best, high = priced, rate
     return best
 
 
@@ -247,7 +256,7 @@ def _priced(coded: Coded, matrices: Sequence[Array], rate: float) -> Coded:
     book = replace(coded.book, rate=rate)
     energies = [float(np.square(m / s).mean()) for m, s in zip(matrices, coded.scales, strict=True)]
     mean = sum(m.size for m in matrices) / len(matrices)
-    prices = tuple(rate * e * (m.size / mean) ** SPREAD for e, m in zip(energies, matrices, strict=True))
+    prices = tuple(rate * e * m.size / mean for e, m in zip(energies, matrices, strict=True))
     priced = replace(coded, book=book, prices=prices)
     for _ in range(LENGTH_ROUNDS if rate else 0):
         priced = replace(priced, book=replace(book, bits=code_lengths(priced.codes(matrices), book.values)))

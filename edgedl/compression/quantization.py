@@ -68,7 +68,7 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
 
 def _keeper(model: keras.Model, patterns: Sequence[str], where: str) -> Any:
     """Whether a layer of that name stays float. Raises InputError for a pattern that hits none."""
-    names = [layer.name for layer in model.layers]
+    names = list(Graph.of(model).layers)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             near = did_you_mean(pattern, names)

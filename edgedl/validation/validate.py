@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,26 +69,21 @@ class Case:
     reference: dict[str, Path]  # the outputs of the reference
     targets: dict[str, Path]  # what is right, by output
     judges: tuple[tuple[str, Metric | None, str], ...]  # output, metric, why it was chosen
-    beside: Future[tuple[Artifact | None, list[str]]]  # the reference as an artifact, and notes: see `_beside`
+    beside: Artifact | None = None  # what size and latency are compared with
     reference_inputs: dict[str, Path] = field(default_factory=dict)
 
 
 def validate(request: Request) -> Report:
     """Run both on every sample and judge. Raises InputError where data, model and artifact do not fit each other."""
     case, notes = _case(request)
-    judged: list[tuple[Target | None, list[Check]]] = []
+    timings = _timings(case)
+    checks: list[Check] = []
     details: dict[str, Any] = {}
     for target in request.targets or (None,):
         setting, said = _setting(request, case.artifact, target)
         notes += said
         found, described = _judge(case, case.outputs[_key(setting)], target)
-        judged.append((target, found))
         details = details or described
-    other, said = case.beside.result()
-    notes += said
-    timings = _timings(case, other)
-    checks: list[Check] = []
-    for target, found in judged:
         checks += [*found, *_figures(case, target, timings)]
         if target:
             checks += targets.static_checks(target, case.artifact, case.info)
@@ -116,9 +110,9 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     left = evaluate.left_to_the_app(artifact, dataset)
     bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
     whole = bound if left == dataset.ops else None
-    outputs = worker.begin(lambda: _outputs(request, artifact, bound.inputs))
+    outputs = worker.begin(lambda: _outputs(request, artifact, bound.inputs))  # while the reference is loaded
     source = artifacts.read(Path(request.reference))[0] if is_artifact else _model(request)
-    beside = worker.begin(lambda: _beside(source, artifact))  # one core's work, as are the outputs' last ones
+    beside, said = _beside(source, artifact)
     if isinstance(source, Artifact):
         reference, fed = _artifact_reference(source, dataset, names)
     else:
@@ -130,7 +124,7 @@ def _case(request: Request) -> tuple[Case, list[str]]:
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
         outputs=outputs.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
     )  # fmt: skip
-    return case, [*chosen, *_other_preprocessing(case, left), *_overlap(case, names)]
+    return case, [*chosen, *said, *_other_preprocessing(case, left), *_overlap(case, names)]
 
 
 def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> Outputs:
@@ -314,13 +308,13 @@ def _check_shapes(case: Case, judged: Judged) -> None:
         raise InputError(message)
 
 
-def _timings(case: Case, other: Artifact | None) -> list[Timing]:
+def _timings(case: Case) -> list[Timing]:
     """This machine's figures for the artifact, and for what stands beside it."""
     setting, _ = _setting(case.request, case.artifact, None)
     entries = [(case.artifact, setting, case.inputs)]
-    if other is not None:
-        beside = Setting(runtime=artifacts.runtime_for(other.format), threads=setting.threads)
-        entries.append((other, beside, case.reference_inputs))
+    if case.beside is not None:
+        own = Setting(runtime=artifacts.runtime_for(case.beside.format), threads=setting.threads)
+        entries.append((case.beside, own, case.reference_inputs))
     return benchmark.measure(entries, repeats=BENCHMARK_REPEATS)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgedl_onnx.exporter import OnnxExporter
 
 from edgedl.types import ExportOptions, ExportResult
+from edgedl_onnx.exporter import OnnxExporter
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

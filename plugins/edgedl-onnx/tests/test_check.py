@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from edgedl_onnx import exporter
-from edgedl_onnx.check import Comparison, integer_kernels, nothing_lost
-from edgedl_onnx.source import read
 from onnx import numpy_helper
 
 from edgedl.errors import EdgedlError, InputError, UnsupportedError
 from edgedl.types import ExportOptions
+from edgedl_onnx import exporter
+from edgedl_onnx.check import Comparison, integer_kernels, nothing_lost
+from edgedl_onnx.source import read
 
 
 def spoiled(path, change):

@@ -5,11 +5,11 @@ import sys
 
 import onnx
 import pytest
-from edgedl_onnx.describe import describe
-from edgedl_onnx.runtimes import ONNXRUNTIME
 
 from edgedl.errors import InputError
 from edgedl.types import TensorSpec
+from edgedl_onnx.describe import describe
+from edgedl_onnx.runtimes import ONNXRUNTIME
 
 
 def test_runtime_names_its_describe():

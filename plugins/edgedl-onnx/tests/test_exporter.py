@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from edgedl_onnx.exporter import OnnxExporter
-from edgedl_onnx.graphs import weight_bytes
-from edgedl_onnx.source import read
 
 from edgedl.agent import OnnxModel, TFLiteModel, quantize
 from edgedl.errors import InputError, UnsupportedError
 from edgedl.types import Exporter, ExportOptions
+from edgedl_onnx.exporter import OnnxExporter
+from edgedl_onnx.graphs import weight_bytes
+from edgedl_onnx.source import read
 
 
 def both(tflite, result):

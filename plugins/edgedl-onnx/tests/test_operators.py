@@ -6,10 +6,10 @@ from operator import add, mul, truediv
 import numpy as np
 import onnx
 import pytest
-from edgedl_onnx.convert import _gelu_exact, _gelu_tanh
 
 from edgedl.agent import OnnxModel
 from edgedl.errors import UnsupportedError
+from edgedl_onnx.convert import _gelu_exact, _gelu_tanh
 
 
 @pytest.mark.parametrize(

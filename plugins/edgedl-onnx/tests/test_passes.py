@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime
-from edgedl_onnx import dynamic, graphs, qdq, unsigned
 from onnx import TensorProto, helper, numpy_helper
+
+from edgedl_onnx import dynamic, graphs, qdq, unsigned
 
 F = TensorProto.FLOAT
 

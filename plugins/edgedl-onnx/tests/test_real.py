@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgedl_onnx.exporter import OnnxExporter
 
 from edgedl.agent import OnnxModel, TFLiteModel
 from edgedl.types import ExportOptions
+from edgedl_onnx.exporter import OnnxExporter
 
 DATA = Path(__file__).parents[3].parent / "shared/data"
 pytestmark = [

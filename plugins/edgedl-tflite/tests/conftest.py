@@ -42,9 +42,8 @@ def folder_of(tmp_path_factory) -> Callable[[Mapping[str, np.ndarray]], Path]:
 @pytest.fixture(scope="session")
 def export(tmp_path_factory, folder_of):
     """Save a Keras model, export it. Gives `path`, `notes` and, on `data`, litert's outputs as real numbers."""
-    from edgedl_tflite.exporter import TFLiteExporter
-
     from edgedl.types import ExportOptions
+    from edgedl_tflite.exporter import TFLiteExporter
 
     def run(model, scheme, data=None, *, calibrate=True, **options):
         folder = tmp_path_factory.mktemp("export")

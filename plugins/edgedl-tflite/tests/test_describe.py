@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from edgedl_tflite import flatbuffer
-from edgedl_tflite.describe import describe
-from edgedl_tflite.runtimes import LITERT, TFLITE_RUNTIME
 
 from edgedl.errors import InputError
 from edgedl.types import ArtifactInfo
+from edgedl_tflite import flatbuffer
+from edgedl_tflite.describe import describe
+from edgedl_tflite.runtimes import LITERT, TFLITE_RUNTIME
 
 
 @pytest.fixture(scope="module")

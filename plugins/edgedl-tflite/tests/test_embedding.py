@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from edgedl_tflite.describe import describe
-from edgedl_tflite.embedding import Affine
 
 from edgedl.errors import InputError, UnsupportedError
+from edgedl_tflite.describe import describe
+from edgedl_tflite.embedding import Affine
 
 ONE = {"op": "affine", "input": "image", "factor": [1 / 255], "offset": [0.0], "dtype": "uint8"}
 CENTERED = {**ONE, "factor": [1 / 127.5], "offset": [-1.0]}  # zero point 127.5: no whole number

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from edgedl_tflite import calibration, verification
-from edgedl_tflite.describe import describe
 
 from edgedl.errors import EdgedlError, InputError, UnsupportedError
 from edgedl.types import Scheme, TensorSpec
+from edgedl_tflite import calibration, verification
+from edgedl_tflite.describe import describe
 
 TOLERANCE = {
     "fp32": 1e-5,

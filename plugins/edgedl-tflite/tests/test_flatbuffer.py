@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from edgedl_tflite import flatbuffer, slim, weight_only
 
 

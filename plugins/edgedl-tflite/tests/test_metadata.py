@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from edgedl_tflite import metadata
 from edgedl_tflite.describe import describe
 from edgedl_tflite.metadata import ModelMetadata, TensorMetadata

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgedl_tflite.describe import describe
-from edgedl_tflite.exporter import TFLiteExporter
 
 from edgedl.types import ExportOptions
+from edgedl_tflite.describe import describe
+from edgedl_tflite.exporter import TFLiteExporter
 
 DATA = Path(__file__).parents[4] / "shared/data"
 MODEL = DATA / "mlperf_tiny/ic/pretrainedResnet.h5"

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from edgedl_tflite import recurrent
-from edgedl_tflite.describe import describe
 
 from edgedl.errors import UnsupportedError
+from edgedl_tflite import recurrent
+from edgedl_tflite.describe import describe
 
 
 def sequential(*layers, shape):

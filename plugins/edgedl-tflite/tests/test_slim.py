@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgedl_tflite import flatbuffer, slim
 from edgedl_tflite.describe import describe
 
@@ -156,8 +157,9 @@ def test_sharing_writes_the_same_model_in_fewer_bytes(plain):
 
 
 def test_sharing_keeps_apart_vectors_of_offsets_with_equal_bytes():
-    from edgedl_tflite.packing import SharingBuilder
     from flatbuffers.table import Table
+
+    from edgedl_tflite.packing import SharingBuilder
 
     builder, vectors = SharingBuilder(64), []
     for text in ("first", "other"):

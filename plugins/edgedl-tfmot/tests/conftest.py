@@ -71,9 +71,9 @@ def _networks(keras):
 def measured(tmp_path_factory):
     """What in_tfmot.py found: {"networks": {name: difference}, "methods": {name: ...}}."""
     import keras
-    from edgedl_tfmot import carrying, process
 
     from edgedl.models.tensors import probe
+    from edgedl_tfmot import carrying, process
 
     folder = tmp_path_factory.mktemp("tfmot")
     for name, model in _networks(keras):
@@ -84,6 +84,6 @@ def measured(tmp_path_factory):
         process.save(folder / f"{name}.probe.npz", {"inputs": inputs, "expected": expected})
     command = [sys.executable, Path(__file__).with_name("in_tfmot.py"), folder]
     environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((folder / "found.json").read_text())

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from edgedl_tfmot import keras_2, methods, process
-from edgedl_tfmot.training import Training
 
 from edgedl.errors import EdgedlError
+from edgedl_tfmot import keras_2, methods, process
+from edgedl_tfmot.training import Training
 
 PRUNE = {"sparsity": 0.7, "schedule": "polynomial", "block": [1, 1], "m_by_n": None}
 CLUSTER = {"clusters": 8, "initialization": "kmeans_plus_plus", "per_channel": False, "preserve_sparsity": False}
