@@ -120,8 +120,10 @@ class _Plan:
         if out is None and format_ is None:
             message = f"{self.file}: {where}: name its format or its out file"
             raise InputError(message)
-        exporter = exporting.exporter_for(format_, Path(out or "a"), Scheme.parse(arguments.get("scheme") or "fp32"))
-        out = out or f"{model.stem}-{arguments.get('scheme') or 'fp32'}{exporter.suffixes[0]}"
+        scheme = arguments.get("scheme")
+        exporter = exporting.exporter_for(format_, Path(out or "a"), Scheme.parse(scheme or "fp32"))
+        carried = "" if self.tables.compress is not None else "-fp32"  # a compressed model may carry its scheme
+        out = out or f"{model.stem}{f'-{scheme}' if scheme else carried}{exporter.suffixes[0]}"
         if Path(out).name != out or out in [p.name for p in self.made]:
             message = f"{self.file}: {where}: out must be a file name of its own, without a folder, got {out!r}"
             raise InputError(message)

@@ -31,7 +31,12 @@ Progress = Callable[[str, int, int], None]
 TENSORFLOW = "tensorflow"  # the child that holds it
 POLL_S = 0.05
 DEFAULT_TIMEOUT_S = 900.0  # without a sign of progress
-ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+ENVIRONMENT = {
+    "KERAS_BACKEND": "tensorflow",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    # oneDNN in TensorFlow 2.21 corrupts memory in the gradient of 1x1 convolutions with stride 2 and under 16 channels
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+}
 
 
 class Child:

@@ -223,6 +223,15 @@ def test_targets_and_recipes_may_lie_beside_the_file(project):
     assert project / "board.toml" in validate.reads
 
 
+def test_an_export_is_named_by_the_scheme_that_is_asked_for(project):
+    """A compressed model may carry its own, which nobody knows yet."""
+    exports = EXPORT + EXPORT + 'scheme = "fp16"\n'
+    for tables, names in (("", ["m-fp32.tflite", "m-fp16.tflite"]),
+                          ('[compress]\nrecipe = "r"\n', ["compressed.tflite", "compressed-fp16.tflite"])):  # fmt: skip
+        steps = pipeline_file.read(str(write(project / "p.toml", MODEL + tables + exports)), Path("p"))
+        assert [s.out for s in steps if s.function == "export"] == names
+
+
 # ---- verdicts -------------------------------------------------------------------------------------------------------
 
 

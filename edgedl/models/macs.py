@@ -64,9 +64,10 @@ def _count(layer: Any, inputs: list[list[int]], output: list[int]) -> int:
         return _einsum(layer, output)
     if name == "Dense":
         return _product(output) * int(layer.kernel.shape[0])
-    if "Conv" in name and type(layer).__module__.startswith("keras."):
+    is_known = type(layer).__module__.split(".")[0] in ("keras", "edgedl")  # ours are Keras's on integer grids
+    if "Conv" in name and is_known:
         return _convolution(layer, inputs[0], output)
-    if not type(layer).__module__.startswith("keras.") and getattr(layer, "weights", None):
+    if not is_known and getattr(layer, "weights", None):
         raise UnknownSizeError
     return 0
 
