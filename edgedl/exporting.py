@@ -176,6 +176,15 @@ def _read_back(
     return ArtifactInfo(format=exporter.format, inputs=model.inputs, outputs=model.outputs), (said,)
 
 
+def check_labels(model: ModelFile, labels: Sequence[str], where: str) -> None:
+    """Refuse names that are not as many as the values of the only output. Raises InputError."""
+    values = model.outputs[0].shape[-1] if len(model.outputs) == 1 else None
+    if not labels or values in (None, len(labels)) or (values, len(labels)) == (1, 2):
+        return
+    message = f"{where}: {len(labels)} labels for output {model.outputs[0].name!r} of {values} values; make them agree"
+    raise InputError(message)
+
+
 def kept_export(
     model: ModelFile, format_: str, scheme: Scheme = Scheme.FP32, shapes: dict[str, tuple[int, ...]] | None = None
 ) -> Artifact:

@@ -164,7 +164,9 @@ def export(
     dataset = data.load(str(calibration_data)) if calibration_data else None
     source = model_file.open_model(str(model), trust=trust, custom_objects=custom_objects)
     chosen = exporting.choose_scheme(source, exporter, asked, calibrated=calibration_data is not None)
-    named = _labels(labels) or tuple(artifacts.read_sidecar(Path(model)).get("labels", ()))
+    named = _labels(labels)
+    exporting.check_labels(source, named, str(labels))
+    named = named or tuple(artifacts.read_sidecar(Path(model)).get("labels", ()))
     calibration = exporting.calibrate(
         source,
         dataset,

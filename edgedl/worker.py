@@ -45,7 +45,9 @@ class Child:
     def __init__(self, name: str, folder: Path, interpreter: str = sys.executable) -> None:
         self.name, self.folder, self.calls = name, folder, 0
         self._busy = threading.Lock()
-        environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"} | ENVIRONMENT
+        # What a child leaves in its temporary folder goes with the pool's.
+        environment = os.environ | ENVIRONMENT | {"TMPDIR": str(folder)}
+        environment.pop("TF_USE_LEGACY_KERAS", None)
         folder.mkdir(parents=True, exist_ok=True)
         self._startup = folder / "startup.log"
         command = [interpreter, "-u", agent.__file__, "--serve"]

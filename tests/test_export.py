@@ -162,3 +162,10 @@ def test_two_inputs_and_two_outputs_go_the_whole_way(cli, tmp_path):
         )
         assert packed.code == 0, packed.err
         assert cli("verify", packed.out.strip()).out.strip() == "pass"
+
+
+def test_export_refuses_labels_that_do_not_fit_the_output(cli, model, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    answer = cli("export", model, "--labels", tmp_path / "names.txt", "-o", tmp_path / "a.tflite")
+    assert (answer.code, answer.out) == (2, "")
+    assert "names.txt: 2 labels for output 'kind' of 3 values" in answer.err

@@ -88,14 +88,14 @@ def compare(judged: Judged, metric: Metric, gates: Gates, *, prefix: str, target
     return Findings(checks=tuple(checks), details=details)
 
 
-def agreement(judged: Judged, gates: Gates, *, prefix: str, target: str | None) -> Findings:
-    """How far the outputs are from the reference's."""
+def agreement(judged: Judged, gates: Gates, *, prefix: str, target: str | None, has_answers: bool) -> Findings:
+    """How far the outputs are from the reference's; flips where the highest output is an answer."""
     found = parity.compare(judged.artifact, judged.reference, judged.spec)
     shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": target}
     checks = [_renamed(gates.check("max_abs", found.max_abs, **shared), prefix)]
     if found.max_lsb is not None:
         checks.append(_renamed(gates.check("max_lsb", found.max_lsb, **shared), prefix))
-    if found.flips is not None:
+    if found.flips is not None and has_answers:
         why = f"of {found.samples:,} samples, the answer changed"
         checks.append(_renamed(gates.check("flips", found.flips, why=why, **shared), prefix))
     if found.nonfinite:
@@ -109,7 +109,7 @@ def agreement(judged: Judged, gates: Gates, *, prefix: str, target: str | None) 
         "max_lsb": found.max_lsb,
         "mean_lsb": found.mean_lsb,
         "differing": found.differing,
-        "agreement": None if found.flip_share is None else 1 - found.flip_share,
+        "agreement": 1 - found.flip_share if has_answers and found.flip_share is not None else None,
     }
     return Findings(checks=tuple(checks), details={"parity": {k: v for k, v in entry.items() if v is not None}})
 

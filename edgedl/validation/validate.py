@@ -290,7 +290,8 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
                 )
             checks += found.checks
             details = details or found.details
-        parity = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where)
+        has_answers = metric is None or getattr(metric, "unit", "") == "fraction"
+        parity = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers)
         checks += [c for c in parity.checks if c.name not in {k.name for k in checks}]
         parities.append(parity.details["parity"])
     if case.request.gates.max_drop is not None and not any(metric for _, metric, _ in case.judges):
