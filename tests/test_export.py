@@ -169,3 +169,10 @@ def test_export_refuses_labels_that_do_not_fit_the_output(cli, model, tmp_path):
     answer = cli("export", model, "--labels", tmp_path / "names.txt", "-o", tmp_path / "a.tflite")
     assert (answer.code, answer.out) == (2, "")
     assert "names.txt: 2 labels for output 'kind' of 3 values" in answer.err
+
+
+def test_export_refuses_a_calibrated_scheme_without_data(cli, model, tmp_path):
+    answer = cli("export", model, "--scheme", "int8", "-o", tmp_path / "a.tflite")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--calibration-data" in answer.err
+    assert not list(tmp_path.iterdir())

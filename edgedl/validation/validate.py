@@ -102,7 +102,7 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     is_artifact = artifacts.format_of(Path(request.reference)) is not None
     if not is_artifact and not model_file.is_known(request.reference, trust=request.trust):
         worker.warm()  # TensorFlow loads while the data is read
-    artifacts.require_format(request.artifact)
+    artifacts.runtime_for(artifacts.require_format(request.artifact), request.runtime)  # refused before any work
     reading = worker.begin(lambda: artifacts.read(request.artifact))  # while the data is read
     dataset = data.load(request.data)
     artifact, info = reading.result()

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -103,7 +105,7 @@ def test_dynamic_says_what_stayed_float_and_when_nothing_was_quantized(export, c
 
     made = export(cnn, "dynamic")
     assert "int8 weights: 6,400 bytes" in made.notes
-    assert "stay float: cnn_1/conv2d_1/convolution" in made.notes
+    assert re.search(r"stay float: cnn_1/conv2d\w*/convolution", made.notes)  # Keras counts layers up in a process
     fully_connected = [op for op in describe(str(made.path)).ops if op.name == "FULLY_CONNECTED"]
     assert fully_connected[0].version < 12  # 12 is what tflite-runtime lacks
     small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
