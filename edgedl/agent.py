@@ -33,7 +33,7 @@ MODULES = {
     "tflite-runtime": "tflite_runtime.interpreter",
     "onnxruntime": "onnxruntime",
 }
-CHUNK_SAMPLES = 256
+CHUNK_SAMPLES = 1024
 CHUNK_BYTES = 16000000
 STATEFUL_OPS = ("SEQUENCE", "SVDF", "VARIABLE", "VAR_HANDLE", "CALL_ONCE")
 ONNX_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
@@ -83,6 +83,7 @@ class TFLiteModel:
         self.stateful = any(word in op["op_name"] for op in ops for word in STATEFUL_OPS)
         self._in = [s["index"] for s in self.inputs]
         self._out = [s["index"] for s in self.outputs]
+        self._set, self._get = self.interpreter.set_tensor, self.interpreter.get_tensor
 
     def _names(self) -> tuple[dict[str, int], dict[str, int]]:
         signatures = getattr(self.interpreter, "_get_full_signature_list", dict)()  # type: dict[str, Any]
@@ -98,12 +99,12 @@ class TFLiteModel:
         if self.stateful:
             self.interpreter.reset_all_variables()
         for index, value in zip(self._in, values):
-            self.interpreter.set_tensor(index, value)
+            self._set(index, value)
 
     def invoke(self) -> list[Any]:
         """Run once; the outputs in the order of `outputs`."""
         self.interpreter.invoke()
-        return [self.interpreter.get_tensor(i) for i in self._out]
+        return [self._get(i) for i in self._out]
 
 
 class OnnxModel:
