@@ -33,7 +33,7 @@ MODULES = {
     "tflite-runtime": "tflite_runtime.interpreter",
     "onnxruntime": "onnxruntime",
 }
-CHUNK_SAMPLES = 1024
+CHUNK_SAMPLES = 384
 CHUNK_BYTES = 16000000
 STATEFUL_OPS = ("SEQUENCE", "SVDF", "VARIABLE", "VAR_HANDLE", "CALL_ONCE")
 ONNX_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
