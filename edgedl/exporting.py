@@ -193,7 +193,7 @@ def kept_export(
     Raises UnsupportedError where the exporter cannot do it.
     """
     exporter: Exporter = plugins.load("exporters", format_)
-    name = f"kept{exporter.suffixes[0]}"
+    name = f"{'float' if scheme is Scheme.FP32 else 'model'}{exporter.suffixes[0]}"
     key = f"{format_} {scheme} {sorted((shapes or {}).items())} {artifacts.versions(*FRAMEWORKS)}"
     place = model.kept(key, name)
     if place is None:

@@ -17,7 +17,9 @@ def differences(reports: Sequence[Report]) -> list[str]:
         first = views.drop(report)
         shown = lost if len(reports) == 1 else [first] if first else []
         for check in shown:
-            label = f"{check.name} on {check.target}" if check.target else check.name
+            targets = (check.target or "").split(", ")
+            where = check.target if len(targets) == 1 else f"{len(targets)} targets"
+            label = f"{check.name} on {where}" if where else check.name
             axis = _axis(check, views.metric(report)[0])
             rows.setdefault(axis, []).append(_difference(check, label if len(reports) == 1 else name, axis[1]))
     return [
