@@ -159,6 +159,30 @@ def test_quantize_adaround_keeps_outputs_better_and_equalize_the_function(keras)
     assert "equalize found no two layers" in said[0]
 
 
+def test_quantize_int4_chooses_the_codes_that_the_file_holds(keras, tmp_path):
+    exporter = pytest.importorskip("edgedl_tflite.exporter")
+    from edgedl.models.saving import save
+    from edgedl_tflite import flatbuffer
+
+    made = apply(classifier(keras), samples(), scheme="int4", rounding="adaround")
+    save(made, tmp_path / "m.keras")
+    exporter.TFLiteExporter().export(tmp_path / "m.keras", tmp_path / "m.tflite", scheme="weight_only_wi4_afp32")
+    graph = flatbuffer.read((tmp_path / "m.tflite").read_bytes())
+    stored = [t for t in graph.subgraphs[0].tensors if flatbuffer.dtype_name(t.type) == "int4"]
+    held = {len(t.quantization.scale): _int4(flatbuffer.constant(graph, t)) for t in stored}
+    for name, channels in (("conv", 8), ("kind", 3)):
+        layer = made.get_layer(name)
+        codes = np.rint(layer.variable.numpy() / layer.scales).astype(int)
+        assert np.abs(codes).max() == 7
+        np.testing.assert_array_equal(held[channels], np.moveaxis(codes, -1, 0).ravel())
+
+
+def _int4(packed):
+    """Codes of two a byte, the low half first."""
+    pairs = np.stack([packed & 15, packed >> 4], axis=1).astype(int).ravel()
+    return np.where(pairs > 7, pairs - 16, pairs)
+
+
 def test_quantize_keep_float_leaves_layers_float_in_the_file(keras, tmp_path):
     exporter = pytest.importorskip("edgedl_tflite.exporter")
     from edgedl.models.saving import save
@@ -209,8 +233,7 @@ def test_quantize_names_layers_without_integer_form(keras):
 
 def test_quantize_options_name_what_is_allowed():
     for table, words in (
-        ({"scheme": "fp16"}, "scheme must be one of static_wi8_ai8, static_wi8_ai16; fp16 is made by edgedl export"),
-        ({"scheme": "int4"}, "scheme int4: TFLiteConverter writes no int4 weights"),
+        ({"scheme": "fp16"}, "static_wi8_ai16, weight_only_wi4_afp32; fp16 is made by edgedl export"),
         ({"ranges": "octav"}, "ranges must be one of min_max, percentile, mse, moving_average, got 'octav'"),
         ({"samples": 0}, "samples must be in [1, inf), got 0"),
     ):

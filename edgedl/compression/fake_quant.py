@@ -15,7 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from edgedl.compression.ranges import FIXED, FIXED_16, nudged
-from edgedl.compression.rounding import KERNEL_TOP, kernel_scales
+from edgedl.compression.rounding import KERNEL_TOP, KERNEL_TOP_4, kernel_scales
 from edgedl.types import Scheme
 
 Array = NDArray[Any]
@@ -151,7 +151,7 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
 
 
 class KernelLayer(_Carrier):
-    """A layer with a kernel of int8 codes, one scale a channel: the largest magnitude of the channel over 127.
+    """A layer with a kernel of integer codes, one scale a channel: the largest magnitude of the channel over `top`.
 
     `summed` are the axes of the kernel that an output sums over, so the others have a scale each.
     """
@@ -163,6 +163,11 @@ class KernelLayer(_Carrier):
         self.edgedl_scheme = str(scheme)
 
     @property
+    def top(self) -> int:
+        """The largest code: 127 of int8, 7 of int4."""
+        return KERNEL_TOP_4 if self.edgedl_scheme == Scheme.WEIGHT_ONLY_WI4_AFP32 else KERNEL_TOP
+
+    @property
     def variable(self) -> Any:
         """The kernel as it is trained."""
         return self._kernel if hasattr(self, "_kernel") else self.kernel  # type: ignore[attr-defined]
@@ -170,15 +175,15 @@ class KernelLayer(_Carrier):
     @property
     def scales(self) -> Array:
         """The step of each channel's codes, float32, in the shape of the kernel with the summed axes 1."""
-        return kernel_scales(self.variable.numpy(), self.summed)
+        return kernel_scales(self.variable.numpy(), self.summed, self.top)
 
     def on_grid(self, *, training: bool) -> Any:
-        """The kernel of its int8 codes, float32; in training gradients pass straight through the rounding."""
+        """The kernel of its codes, float32; in training gradients pass straight through the rounding."""
         kernel = tf.cast(self.variable.value, tf.float32)
         if as_float.off:
             return kernel
         limits = tf.reduce_max(tf.abs(kernel), axis=self.summed, keepdims=True)
-        scales = tf.where(limits > 0, limits, float(KERNEL_TOP)) / float(KERNEL_TOP)
+        scales = tf.where(limits > 0, limits, float(self.top)) / float(self.top)
         rounded = tf.round(kernel / scales) * scales
         return kernel + tf.stop_gradient(rounded - kernel) if training else rounded
 
@@ -202,7 +207,7 @@ class KernelLayer(_Carrier):
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Dense(KernelLayer, keras.layers.Dense):  # type: ignore[misc]
-    """Dense with an int8 kernel."""
+    """Dense with a kernel of codes."""
 
     summed = (0,)  # (in, out)
 
@@ -213,7 +218,7 @@ class Dense(KernelLayer, keras.layers.Dense):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Conv1D(KernelLayer, keras.layers.Conv1D):  # type: ignore[misc]
-    """Conv1D with an int8 kernel."""
+    """Conv1D with a kernel of codes."""
 
     summed = (0, 1)  # (size, in, out)
 
@@ -229,7 +234,7 @@ class Conv1D(KernelLayer, keras.layers.Conv1D):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Conv2D(KernelLayer, keras.layers.Conv2D):  # type: ignore[misc]
-    """Conv2D with an int8 kernel."""
+    """Conv2D with a kernel of codes."""
 
     summed = (0, 1, 2)  # (height, width, in, out)
 
@@ -240,7 +245,7 @@ class Conv2D(KernelLayer, keras.layers.Conv2D):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class DepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):  # type: ignore[misc]
-    """DepthwiseConv2D with an int8 kernel."""
+    """DepthwiseConv2D with a kernel of codes."""
 
     summed = (0, 1)  # (height, width, in, multiplier)
 
@@ -253,7 +258,7 @@ class DepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):  # type: ignor
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Conv2DTranspose(KernelLayer, keras.layers.Conv2DTranspose):  # type: ignore[misc]
-    """Conv2DTranspose with an int8 kernel."""
+    """Conv2DTranspose with a kernel of codes."""
 
     summed = (0, 1, 3)  # (height, width, out, in)
 

@@ -16,6 +16,7 @@ from edgedl.graph import Call, Graph, Value
 
 KERNELS = ("Dense", "Conv1D", "Conv2D", "DepthwiseConv2D", "Conv2DTranspose")
 ARITHMETIC = ("Add", "Subtract", "Multiply")
+INT4_KERNELS = ("Dense", "Conv1D", "Conv2D")  # FULLY_CONNECTED and CONV_2D: what litert-quantizer 0.11 stores as int4
 RESHAPES = ("Flatten", "Reshape", "Permute", "Transpose", "Squeeze", "ExpandDims", "Identity", "RepeatVector")
 SAME = (
     *RESHAPES,
@@ -76,6 +77,12 @@ def activation_name(function: Any) -> str:
 def plan(graph: Graph, keep: Callable[[Call], bool]) -> Plan:
     """The plan for a model whose kernels have fusible activations alone. Raises UnsupportedError naming a layer."""
     return _Planner(graph, keep).plan()
+
+
+def weights_alone(graph: Graph, keep: Callable[[Call], bool]) -> Plan:
+    """The plan that gives no tensor a range: kernels that a file can hold as int4 are quantized, and nothing else."""
+    floats = frozenset(call for call in graph.calls if keep(call) or call.kind not in INT4_KERNELS)
+    return Plan(group={}, fixed={}, again={}, floats=floats)
 
 
 class _Planner:

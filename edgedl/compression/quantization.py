@@ -16,7 +16,7 @@ from edgedl.compression.base import Context, fine_tune
 from edgedl.compression.fake_quant import Adapt, FakeQuantize, KernelLayer, as_float
 from edgedl.compression.fake_quant_graph import prepared, quantized
 from edgedl.compression.fold import fold
-from edgedl.compression.placement import Plan, plan
+from edgedl.compression.placement import Plan, plan, weights_alone
 from edgedl.compression.preservation import preserved
 from edgedl.compression.quantize import Options
 from edgedl.errors import InputError
@@ -43,12 +43,12 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
         raise InputError(message)
     flat, _ = fold(graph.flattened(model))
     keep = _keeper(flat, options.keep_float, where)
-    ready = prepared(flat, keep)
+    ready = prepared(flat, keep) if scheme.is_static else flat
     if options.equalize:
         ready = graph.flattened(ready) if ready is flat else ready
         _equalize(ready, context)
     walked = Graph.of(ready)
-    placed = plan(walked, lambda call: keep(call.name))
+    placed = (plan if scheme.is_static else weights_alone)(walked, lambda call: keep(call.name))
     training = context.step.training
     adapt: Adapt = None if training is None else "moving" if options.ranges == "moving_average" else "learned"
     made, found = quantized(ready, placed, walked, scheme, adapt)
@@ -209,7 +209,7 @@ def _adaround(model: keras.Model, samples: _Samples, context: Context) -> None:
             continue
         seen = [(layer.apply_linear(x, kernel).numpy(), y.numpy()) for x, y in layerwise.pairs(layer)]
         targets, inputs = (np.concatenate(part) for part in zip(*seen, strict=True))
-        options = rounding.AdaRoundOptions(seed=context.seed)
+        options = rounding.AdaRoundOptions(top=layer.top, seed=context.seed)
         codes = rounding.adaround(kernel, scales, inputs, targets, layer.apply_linear, options)
         layer.variable.assign((codes * scales).astype(np.float32))
     progress("rounding", len(layers), len(layers))
@@ -239,7 +239,8 @@ def settle(model: keras.Model, placed: Plan, walked: Graph, found: dict[int, Fak
         layer.variable.assign(layer.on_grid(training=False))
     kernels = {layer.name.removesuffix("_float"): layer for layer in _kernels(model)}
     for name, layer in kernels.items():
-        scales = {found[placed.group[call.inputs[0]]].scale for call in walked.calls_of(name)}
+        groups = [placed.group.get(call.inputs[0]) for call in walked.calls_of(name)]
+        scales = {found[group].scale for group in groups if group is not None}
         if layer.bias is not None and len(scales) == 1:
             step = scales.pop() * layer.scales.astype(np.float64).ravel()
             layer.bias.assign((np.rint(layer.bias.numpy() / step) * step).astype(np.float32))

@@ -14,7 +14,7 @@ from edgedl.types import Scheme
 if TYPE_CHECKING:
     import keras
 
-SCHEMES = (Scheme.STATIC_WI8_AI8, Scheme.STATIC_WI8_AI16)
+SCHEMES = (Scheme.STATIC_WI8_AI8, Scheme.STATIC_WI8_AI16, Scheme.WEIGHT_ONLY_WI4_AFP32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Options:
     """The keys of a `quantize` step.
 
     `samples` of the data are drawn to estimate ranges, to round and to correct; `keep_float` are patterns of layers
-    that stay float.
+    that stay float. weight_only_wi4_afp32 has no ranges: kernels alone go on their grids.
     """
 
     scheme: str = Scheme.STATIC_WI8_AI8.value
@@ -41,8 +41,6 @@ class Options:
             raise ValueError(str(e)) from e
         if wanted not in SCHEMES:
             message = f"scheme must be one of {', '.join(SCHEMES)}; {self.scheme} is made by edgedl export --scheme"
-            if wanted is Scheme.WEIGHT_ONLY_WI4_AFP32:
-                message = f"scheme {self.scheme}: TFLiteConverter writes no int4 weights; allowed: {', '.join(SCHEMES)}"
             raise ValueError(message)
 
 

@@ -11,24 +11,25 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 KERNEL_TOP = 127  # int8 codes of a kernel; -128 is left out, so that the grid is symmetric
+KERNEL_TOP_4 = 7  # int4 codes likewise
 ON_GRID = 1e-3  # of a code; float32 arithmetic is far closer
 ZETA, GAMMA = 1.1, -0.1  # how far the sigmoid is stretched so that it reaches 0 and 1; AdaRound, section 3.3
 ANNEAL = (20.0, 2.0)  # the regularizer's beta, from start to end
 WARM_UP = 0.2  # of the iterations without the regularizer
 
 
-def kernel_scales(kernel: Array, summed: tuple[int, ...]) -> Array:
-    """The step of each channel's codes: its largest magnitude over 127, float32; 1 for a channel of zeros.
+def kernel_scales(kernel: Array, summed: tuple[int, ...], top: int = KERNEL_TOP) -> Array:
+    """The step of each channel's codes: its largest magnitude over `top`, float32; 1 for a channel of zeros.
 
     # kernel (3, 3, in, out), summed (0, 1, 2) -> (1, 1, 1, out)
     """
     limits = np.abs(kernel).max(axis=summed, keepdims=True).astype(np.float32)
-    return np.asarray(np.where(limits > 0, limits, np.float32(KERNEL_TOP)) / np.float32(KERNEL_TOP), np.float32)
+    return np.asarray(np.where(limits > 0, limits, np.float32(top)) / np.float32(top), np.float32)
 
 
-def nearest(kernel: Array, scales: Array) -> Array:
-    """The nearest codes, int32 in [-127, 127]."""
-    return np.clip(np.rint(kernel / scales), -KERNEL_TOP, KERNEL_TOP).astype(np.int32)
+def nearest(kernel: Array, scales: Array, top: int = KERNEL_TOP) -> Array:
+    """The nearest codes, int32 in [-top, top]."""
+    return np.clip(np.rint(kernel / scales), -top, top).astype(np.int32)
 
 
 def is_on_grid(kernel: Array, scales: Array) -> bool:
@@ -39,8 +40,12 @@ def is_on_grid(kernel: Array, scales: Array) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaRoundOptions:
-    """The numbers of AdaRound. `regularization` is the regularizer at its most, over the error of the nearest codes."""
+    """The numbers of AdaRound. `regularization` is the regularizer at its most, over the error of the nearest codes.
 
+    Codes are in [-top, top].
+    """
+
+    top: int = KERNEL_TOP
     iterations: int = 1000
     batch_size: int = 64
     learning_rate: float = 1e-2
@@ -62,12 +67,12 @@ def adaround(
     kernel)|^2 + strength * mean(1 - |2 h(V) - 1|^beta), with beta annealed. The paper has one strength for all; here it
     follows the error of the nearest codes, so that it fits outputs of any size. `inputs` (samples, ...) are what the
     quantized layers before give, `targets` what the float layer gives; `layer` is a TensorFlow function of both.
-    A weight that is zero stays zero, and the largest of a channel stays at 127.
+    A weight that is zero stays zero, and the largest of a channel stays at the top.
     """
     import tensorflow as tf
 
-    units = kernel / scales
-    floor = np.clip(np.floor(units), -KERNEL_TOP, KERNEL_TOP)
+    units, top = kernel / scales, options.top
+    floor = np.clip(np.floor(units), -top, top)
     rest = np.clip(units - floor, 1e-4, 1 - 1e-4)
     start = -np.log((ZETA - GAMMA) / (rest - GAMMA) - 1).astype(np.float32)
     v = tf.Variable(start)
@@ -81,7 +86,7 @@ def adaround(
     def update(x: Any, y: Any, beta: Any, strength: Any, count: Any) -> None:
         with tf.GradientTape() as tape:
             up = _rectified(v)
-            soft = tf.clip_by_value(low + up, -KERNEL_TOP, KERNEL_TOP) * step
+            soft = tf.clip_by_value(low + up, -top, top) * step
             loss = distance(y, layer(x, soft)) + strength * tf.reduce_mean(1 - tf.pow(tf.abs(2 * up - 1), beta))
         gradient = tape.gradient(loss, v)
         moments[0].assign(0.9 * moments[0] + 0.1 * gradient)
@@ -92,7 +97,7 @@ def adaround(
     rng = np.random.default_rng([options.seed, 4])
     size = min(options.batch_size, len(inputs))
     most = options.regularization * float(
-        distance(targets[:size], layer(inputs[:size], tf.constant(nearest(kernel, scales) * scales, tf.float32)))
+        distance(targets[:size], layer(inputs[:size], tf.constant(nearest(kernel, scales, top) * scales, tf.float32)))
     )
     for i in range(options.iterations):
         rows = np.sort(rng.choice(len(inputs), size, replace=False))
@@ -100,7 +105,7 @@ def adaround(
         update(inputs[rows], targets[rows], *(tf.constant(n, tf.float32) for n in numbers))
     codes = floor + (_rectified(v).numpy() >= 0.5)
     exact = np.abs(units - np.rint(units)) < ON_GRID
-    return np.where(exact, np.rint(units), np.clip(codes, -KERNEL_TOP, KERNEL_TOP)).astype(np.int32)
+    return np.where(exact, np.rint(units), np.clip(codes, -top, top)).astype(np.int32)
 
 
 def _rectified(v: Any) -> Any:

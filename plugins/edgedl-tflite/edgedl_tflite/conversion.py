@@ -105,7 +105,7 @@ def _configure(converter: Any, scheme: Scheme, *, carried: bool) -> None:
     import tensorflow as tf
 
     converter.exclude_conversion_metadata = True
-    if scheme not in (Scheme.FP32, Scheme.WEIGHT_ONLY_WI8_AFP32):
+    if scheme not in (Scheme.FP32, Scheme.WEIGHT_ONLY_WI8_AFP32, Scheme.WEIGHT_ONLY_WI4_AFP32):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if carried:  # with a set of integer ops the converter wants samples, which fake quantization does without
         return

@@ -1,4 +1,4 @@
-"""The exporter `tflite`: Keras to a .tflite file of any scheme but int4. Runs in a child that holds TensorFlow."""
+"""The exporter `tflite`: Keras to a .tflite file of any scheme. Runs in a child that holds TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from edgedl_tflite import (
     conversion,
     embedding,
     flatbuffer,
+    int4,
     metadata,
     recurrent,
     requantization,
@@ -31,7 +32,7 @@ from edgedl_tflite.embedding import Affine
 if TYPE_CHECKING:
     import keras
 
-SCHEMES = tuple(s.value for s in Scheme if s is not Scheme.WEIGHT_ONLY_WI4_AFP32)
+SCHEMES = tuple(s.value for s in Scheme)
 IO = {Scheme.STATIC_WI8_AI8: ("float", "int8", "uint8"), Scheme.STATIC_WI8_AI16: ("float", "int16")}
 VERIFIED_SAMPLES = 4
 NAMED = 6  # tensors and ops that a note spells out
@@ -89,11 +90,6 @@ class _Job:
 
 def _check(scheme: str, options: ExportOptions) -> Scheme:
     wanted = Scheme.parse(scheme)
-    if wanted.value not in SCHEMES:
-        message = (
-            f"tflite: no scheme {wanted.value}; the converter writes no int4 weights. Allowed: {', '.join(SCHEMES)}"
-        )
-        raise UnsupportedError(message)
     for option in ("opset", "layout"):
         if getattr(options, option) is not None:
             message = f"--{option}: a .tflite file has none; leave it out"
@@ -163,6 +159,8 @@ def _make(job: _Job) -> tuple[Any, list[str]]:
     raw = conversion.convert(
         model, function, scheme, io=types, samples=job.samples, outside=outside, carried=job.carried
     )
+    if scheme is Scheme.WEIGHT_ONLY_WI4_AFP32:
+        raw = int4.quantize(raw)
     graph = flatbuffer.read(raw)
     if wide:
         widening.widen(graph)
@@ -206,10 +204,10 @@ def _float_notes(graph: Any, scheme: Scheme) -> list[str]:
             )
             raise UnsupportedError(message)
         return [f"stays float: {_listed([f'{n} x{k}' for n, k in sorted(found.items())])}"] if found else []
-    if scheme not in (Scheme.DYNAMIC_WI8_AFP32, Scheme.WEIGHT_ONLY_WI8_AFP32):
+    if scheme in (Scheme.FP32, Scheme.FP16):
         return []
-    sizes = flatbuffer.weight_bytes(graph)
-    integers, floats = sizes.get("int8", 0), sizes.get("float32", 0)
+    sizes, width = flatbuffer.weight_bytes(graph), "int4" if scheme is Scheme.WEIGHT_ONLY_WI4_AFP32 else "int8"
+    integers, floats = sizes.get(width, 0), sizes.get("float32", 0)
     tensors = [
         t for g in graph.subgraphs for t in g.tensors if t.type == 0 and t.shape is not None and len(t.shape) > 1
     ]
@@ -220,7 +218,7 @@ def _float_notes(graph: Any, scheme: Scheme) -> list[str]:
     stays = f"; stay float: {_listed([name for _, name in sorted(large, reverse=True)])}" if large else ""
     if not integers:
         return [f"{scheme.value} quantized nothing: no weight tensor is large enough{stays}"]
-    return [f"int8 weights: {integers:,} bytes, float32: {floats:,} bytes{stays}"]
+    return [f"{width} weights: {integers:,} bytes, float32: {floats:,} bytes{stays}"]
 
 
 def _casts_quantized(graph: Any) -> bool:

@@ -1,3 +1,4 @@
+import math
 import re
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 
 from edgedl.errors import EdgedlError, InputError, UnsupportedError
 from edgedl.types import Scheme, TensorSpec
-from edgedl_tflite import calibration, verification
+from edgedl_tflite import calibration, flatbuffer, verification
 from edgedl_tflite.describe import describe
 
 TOLERANCE = {
@@ -156,12 +157,22 @@ def test_exact_gelu_and_conv1d(export, litert, scheme):
     np.testing.assert_allclose(litert(made.path, data)["y"], wanted, atol=1e-5 if scheme == "fp32" else 0.1)
 
 
+def test_int4_weights_take_half_a_byte_and_the_file_runs(export, cnn, images, litert):
+    made = export(cnn, "int4", images, calibrate=False)
+    model = flatbuffer.read(made.path.read_bytes())
+    stored = flatbuffer.weight_bytes(model)
+    kernels = [layer.kernel.shape for layer in cnn.layers if type(layer).__name__ in ("Conv2D", "Dense")]
+    assert stored["int4"] == sum(math.prod(shape) // 2 for shape in kernels)  # a depthwise one stays float
+    assert f"int4 weights: {stored['int4']:,} bytes, float32: {stored['float32']:,} bytes" in made.notes
+    wanted = np.asarray(cnn(images["image"]))
+    found = next(iter(litert(made.path, images).values()))
+    assert 0 < np.abs(found - wanted).max() < 0.5
+
+
 # ---- refusals -----------------------------------------------------------------------------------------------------
 
 
 def test_export_refuses_what_a_scheme_cannot(export, cnn, images):
-    with pytest.raises(UnsupportedError, match="no scheme weight_only_wi4_afp32"):
-        export(cnn, "int4")
     with pytest.raises(InputError, match="static_wi8_ai8 needs calibration data"):
         export(cnn, "int8")
     with pytest.raises(UnsupportedError, match="--io int8: fp32 has float"):
