@@ -371,28 +371,45 @@ def test_a_full_disk_is_known_by_what_the_system_and_the_libraries_say(error, fu
 
 # ---- signals in the middle of an export -----------------------------------------------------------------------------
 
+HELD = """
+import os, time
+from pathlib import Path
+import keras
+
+@keras.saving.register_keras_serializable("held")
+class Held(keras.layers.Layer):
+    def call(self, x):
+        asked = Path(os.path.dirname(os.environ.get("EDGEDL_PROGRESS", "")), "request.json")
+        if asked.exists() and "run_exporter" in asked.read_text():
+            Path("part").write_text(str(os.getpid()))
+            Path("part").rename("reached")
+            time.sleep(300)
+        return x
+"""
+
 
 class Exporting:
-    """An `edgedl export` in a process of its own, with its own temporary folder, stopped while the exporter works."""
+    """An `edgedl export` in a process of its own, which stays in the converter: it traces a layer that waits there."""
 
     def __init__(self, folder, model, data):
-        self.folder, self.temporary = folder, folder / "tmp"
+        self.reached, self.output, self.temporary = folder / "reached", folder / "out", folder / "tmp"
         self.temporary.mkdir()
-        (folder / "b.tflite").write_text("mine")
+        self.output.mkdir()
+        (self.output / "b.tflite").write_text("mine")
+        shutil.copy(model.with_name("held.py"), folder)
         environment = os.environ | {"TMPDIR": str(self.temporary)}
-        given = ["--scheme", "int8", "--calibration-data", str(data / "train.npz"), "-o", "b.tflite", "--force"]
+        given = ["--scheme", "int8", "--calibration-data", str(data / "train.npz"), "--custom-objects", "held"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "edgedl.cli", "export", str(model), *given],
+            [sys.executable, "-m", "edgedl.cli", "export", str(model), *given, "-o", "out/b.tflite", "--force"],
             cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def wait_for_the_exporter(self):
-        """The process id of the child, once it has been given the exporter's call."""
+        """The process id of the child, once the converter is at work in it."""
         until = time.monotonic() + 120
         while self.process.poll() is None and time.monotonic() < until:
-            for request in self.temporary.glob("edgedl-*/*-tensorflow/*/request.json"):
-                if "run_exporter" in request.read_text(errors="replace"):
-                    return next(pid for pid in children(self.process.pid) if worker._running(pid))
+            if self.reached.exists():
+                return int(self.reached.read_text())
             time.sleep(0.01)
         pytest.fail(f"no exporter was called: {self.process.communicate()}")
         return 0
@@ -402,12 +419,7 @@ class Exporting:
         return self.process.returncode, out, [text for text in err.splitlines() if text.strip()]
 
     def files(self):
-        return {p.name: p.read_text() for p in self.folder.iterdir() if p.is_file()}
-
-
-def children(pid):
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(word) for word in listed.read_text().split()]
+        return {p.name: p.read_text() for p in self.output.iterdir()}
 
 
 def gone(pid, seconds=30):
@@ -418,11 +430,24 @@ def gone(pid, seconds=30):
 
 
 @pytest.fixture(scope="module")
-def interrupted(model, data, tmp_path_factory):
-    """Three exports at once, one for each test: (the export, its child's process id)."""
-    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
-        pytest.skip("needs the process tree of /proc")
-    made = {n: Exporting(tmp_path_factory.mktemp(n), model, data) for n in ("Ctrl-C", "kill -9", "kill -9 child")}
+def held(tmp_path_factory):
+    """A model with a layer that keeps the exporter waiting; its module lies beside it."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    folder = tmp_path_factory.mktemp("held")
+    (folder / "held.py").write_text(HELD)
+    space = {"__name__": "held"}
+    exec(HELD, space)  # noqa: S102  our own text
+    import keras
+
+    keras.Sequential([keras.Input((8, 8, 1), name="image"), space["Held"]()]).save(folder / "held.keras")
+    keras.saving.get_custom_objects().pop("held>Held")
+    return folder / "held.keras"
+
+
+@pytest.fixture(scope="module")
+def interrupted(held, data, tmp_path_factory):
+    """Three exports at once, one for each test."""
+    made = {n: Exporting(tmp_path_factory.mktemp(n), held, data) for n in ("Ctrl-C", "kill -9", "kill -9 child")}
     try:
         yield made
     finally:
