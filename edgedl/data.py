@@ -140,18 +140,46 @@ def read_slice(path: Path, start: int, stop: int) -> Array:
 
 def write_slices(path: Path, rows: Iterable[Array]) -> Path:
     """One .npy from consecutive slices, however many there turn out to be; never more than a slice in memory."""
-    count, dtype = 0, np.dtype(np.float32)
-    shape: tuple[int, ...] = ()
-    with path.open("wb") as f:
+    with SliceFile(path) as file:
         for block in rows:
-            if count == 0:
-                shape, dtype = block.shape[1:], block.dtype
-                _write_header(f, (0, *shape), dtype)
-            np.ascontiguousarray(block, dtype).tofile(f)
-            count += len(block)
-        f.seek(0)
-        _write_header(f, (count, *shape), dtype)
+            file.add(block)
     return path
+
+
+class SliceFile:
+    """A .npy that grows along axis 0, a slice of samples at a time; the first one decides on shape and type."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count, self._file = path, 0, path.open("wb")
+        self._shape: tuple[int, ...] = ()
+        self._dtype = np.dtype(np.float32)
+
+    def add(self, block: Array) -> None:
+        """Append samples. Raises InputError where they are of another shape, or of a type that the file cannot hold."""
+        if self.count == 0:
+            self._shape, self._dtype = block.shape[1:], block.dtype
+            self._file.seek(0)
+            _write_header(self._file, (0, *self._shape), self._dtype)
+        elif block.shape[1:] != self._shape or not _holds(self._dtype, block.dtype):
+            message = (
+                f"{self.path.stem}: sample {self.count} is {block.dtype} of shape {block.shape[1:]}, the ones before "
+                f"are {self._dtype} of shape {self._shape}; make all samples alike"
+            )
+            raise InputError(message)
+        np.ascontiguousarray(block, self._dtype).tofile(self._file)
+        self.count += len(block)
+
+    def __enter__(self) -> SliceFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            _write_header(self._file, (self.count, *self._shape), self._dtype)
+
+
+def _holds(dtype: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    return np.can_cast(other, dtype, "safe") or (dtype.kind, other.kind) == ("f", "f")
 
 
 def _write_header(f: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

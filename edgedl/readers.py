@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import wave
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from edgedl import preprocessing, toml, user_code, worker
-from edgedl.data import EXTRAS, Array, Dataset, file_sha256, write_slices
-from edgedl.errors import EdgedlError, InputError
+from edgedl.data import EXTRAS, Array, Dataset, SliceFile, file_sha256, write_slices
+from edgedl.errors import InputError
 from edgedl.preprocessing.op import Op
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -88,20 +89,22 @@ def read_folder(path: Path, ops: tuple[Op, ...] = ()) -> Dataset:
 def _staged_files(source: Path, files: list[Path], y: Array, labels: Sequence[str], ops: tuple[Op, ...]) -> Dataset:
     """Samples that lie in files, one array. `ops` are applied a sample at a time, so that sizes may differ."""
     folder = worker.pool().scratch("data")
-    shape: tuple[int, ...] | None = None
+    first: Array | None = None
     counts = []
 
     def rows() -> Iterator[Array]:
-        nonlocal shape
+        nonlocal first
         for file in files:
             samples = preprocessing.apply(ops, decode(file)[None])
-            shape = shape or samples.shape[1:]
-            if samples.shape[1:] != shape:
-                message = (
-                    f"{file}: shape {samples.shape[1:]}, the first sample has {shape}; "
-                    "name a [[preprocess]] step (resize, crop, window) in a .toml"
-                )
-                raise InputError(message)
+            first = samples[:1] if first is None else first
+            for kind, own, its in (("shape", samples.shape[1:], first.shape[1:]), ("type", samples.dtype, first.dtype)):
+                if own != its:
+                    step = "resize, crop, window" if kind == "shape" else "cast"
+                    message = (
+                        f"{file}: {kind} {own}, the first sample has {its}; "
+                        f"name a [[preprocess]] step ({step}) in a .toml"
+                    )
+                    raise InputError(message)
             counts.append(len(samples))  # a window may cut one file into several samples
             yield samples
 
@@ -270,25 +273,63 @@ def read_function(name: str) -> Dataset:
 
 def stage_function(name: str, folder: str) -> list[str]:
     """Child side of `read_function`: write one .npy an array, batch by batch; the names written."""
-    function = user_code.function(name)
     try:
-        result = function()
-    except EdgedlError:
-        raise
-    except Exception as e:
+        return _stage(user_code.function(name)(), Path(folder))
+    except InputError as e:
+        message = f"{name}: {str(e).removeprefix(f'{name}: ')}"
+        raise InputError(message) from e
+    except (Exception, SystemExit) as e:
         message = f"{name} raised {type(e).__name__}: {e}"
         raise InputError(message) from e
-    single = isinstance(result, dict) or (
-        isinstance(result, tuple) and len(result) == 2 and hasattr(result[0], "shape")
-    )
-    parts: dict[str, list[Array]] = {}
-    for batch in [result] if single else result:
-        named = batch if isinstance(batch, dict) else dict(zip(("x", "y"), batch, strict=False))
-        for key, value in named.items():
-            parts.setdefault(key, []).append(np.asarray(value))
-    for key, arrays in parts.items():
-        write_slices(Path(folder, f"{key}.npy"), arrays)
-    return sorted(parts)
+
+
+def _stage(result: Any, folder: Path) -> list[str]:
+    files: dict[str, SliceFile] = {}
+    texts: dict[str, list[Array]] = {}  # of all widths
+    with contextlib.ExitStack() as stack:
+        for batch in [result] if _is_batch(result) else _iterable(result):
+            for key, value in _named(batch).items():
+                if value.dtype.kind in "US":
+                    texts.setdefault(key, []).append(value)
+                    continue
+                if key not in files:
+                    files[key] = stack.enter_context(SliceFile(folder / f"{key}.npy"))
+                files[key].add(value)
+    for key, found in texts.items():
+        np.save(folder / f"{key}.npy", np.concatenate(found))
+    return sorted({*files, *texts})
+
+
+def _is_batch(result: Any) -> bool:
+    """Whether it is all of the data at once: a dict, x alone, or (x, y)."""
+    if isinstance(result, tuple) and len(result) == 2:
+        return not any(isinstance(part, (tuple, dict)) for part in result)
+    return isinstance(result, (dict, np.ndarray))
+
+
+def _iterable(result: Any) -> Iterable[Any]:
+    if isinstance(result, Iterable) and not isinstance(result, str):
+        return result
+    message = f"gave {type(result).__name__}; a dict of arrays, (x, y), or an iterable of such batches is needed"
+    raise InputError(message)
+
+
+def _named(batch: Any) -> dict[str, Array]:
+    """A batch as arrays by name. Where one of them is a single value, the batch is a single sample."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        batch = dict(zip(("x", "y"), batch, strict=True))
+    elif isinstance(batch, (tuple, list)):
+        message = f"a batch of {len(batch)} parts; (x, y) or a dict of arrays is needed"
+        raise InputError(message)
+    found = {k: np.asarray(v) for k, v in (batch if isinstance(batch, dict) else {"x": batch}).items()}
+    strange = [f"{k}: {type(batch[k] if isinstance(batch, dict) else batch).__name__}" for k in found
+               if found[k].dtype.hasobject]  # fmt: skip
+    if strange:
+        message = f"{strange[0]} is no array of numbers or texts"
+        raise InputError(message)
+    if any(value.ndim == 0 for value in found.values()):
+        found = {k: value[None] for k, value in found.items()}
+    return found
 
 
 READERS: dict[str, Callable[[Path], Dataset]] = {".npz": read_npz, ".csv": read_csv, ".toml": read_toml}

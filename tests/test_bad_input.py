@@ -113,6 +113,27 @@ def test_bad_data_is_one_line_that_begins_with_the_file(cli, there, case, messag
 
 
 @pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--max-drop", "nan"), "--max-drop: 0.5pp, or a number in the metric's unit, is needed, got 'nan'"),
+        (("--max-drop", "-1pp"), "--max-drop: 0.5pp, or a number in the metric's unit, is needed, got '-1pp'"),
+        (("--max-drop", "some"), "--max-drop: 0.5pp, or a number in the metric's unit, is needed, got 'some'"),
+        (("--limit", "size_bytes=nan"), "--limit: size_bytes=NUMBER is needed, got 'size_bytes=nan'"),
+        (("--limit", "size_bytes"), "--limit: size_bytes=NUMBER is needed, got 'size_bytes'"),
+    ],
+)
+def test_a_limit_that_is_no_number_is_refused_before_anything_runs(cli, there, option, message, monkeypatch):
+    monkeypatch.setattr(worker, "call", lambda *_, **__: pytest.fail("something ran"))
+    command = ["validate", "a.tflite", "--reference", "a.tflite", "--data", "d.npz"]
+    assert one_line(cli(*command, *option)) == message
+
+
+def test_a_metric_that_nobody_provides_exits_with_4(cli, there):
+    command = ["validate", "a.tflite", "--reference", "a.tflite", "--data", "d.npz", "--metric", "top"]
+    assert one_line(cli(*command), 4).startswith("no metric 'top'; allowed: auc, ")
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ["train", "--model", "cnn-small", "--data"],

@@ -100,22 +100,72 @@ def test_windows_repeat_their_target(tmp_path):
     assert cut.open("y").tolist() == [0, 0, 1, 1]
 
 
-def test_load_function_takes_batches(tmp_path, monkeypatch):
-    (tmp_path / "my_data.py").write_text(
-        "import numpy as np\n"
-        "def batches():\n"
-        "    for i in range(3):\n"
-        "        yield np.full((2, 4), i, np.float32), np.array([i, i])\n"
-        "def broken():\n"
-        "    raise RuntimeError('no database')\n"
-    )
+FUNCTIONS = """
+import numpy as np
+X, Y = np.arange(12, dtype=np.float32).reshape(3, 4), np.array([2, 0, 1])
+NAMES = ["cat", "mouse", "ox"]
+def batches():
+    yield X[:2], Y[:2]
+    yield X[2:], Y[2:]
+def samples(): return [(X[i], Y[i]) for i in range(3)]
+def named(): return ({"x": X[i], "y": NAMES[i]} for i in range(3))
+def pair(): return X, Y
+def lists(): return X.tolist(), Y.tolist()
+def alone(): return X
+def parts(): return iter([X[:2], X[2:]])
+def broken(): raise RuntimeError("no database")
+def late():
+    yield X, Y
+    raise KeyError("no more")
+def leaves(): raise SystemExit(3)
+def nothing(): return None
+def three(): return [(X, Y, Y)]
+def ragged(): return [(X, Y), (X[:, :2], Y)]
+def coarser(): return [(X, Y), (X, Y + 0.5)]
+def objects(): return {"x": X, "y": [None, 1, 2]}
+"""
+
+
+@pytest.fixture
+def functions(tmp_path, monkeypatch):
+    (tmp_path / "my_data.py").write_text(FUNCTIONS)
     monkeypatch.chdir(tmp_path)
-    found = data.load("my_data:batches")
-    assert found.open("y").tolist() == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(InputError, match="my_data:broken raised RuntimeError: no database"):
-        data.load("my_data:broken")
-    with pytest.raises(InputError, match="my_data:missing"):
-        data.load("my_data:missing")
+
+
+@pytest.mark.parametrize("name", ["batches", "samples", "named", "pair", "lists", "alone", "parts"])
+def test_load_function_takes_arrays_batches_and_samples(functions, name):
+    found = data.load(f"my_data:{name}")
+    assert found.open("x").tolist() == np.arange(12).reshape(3, 4).tolist()
+    y = found.open("y").tolist() if "y" in found.arrays else None
+    assert y == {"alone": None, "parts": None, "named": [0, 1, 2]}.get(name, [2, 0, 1])
+    assert found.labels == (("cat", "mouse", "ox") if name == "named" else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", "my_data:broken raised RuntimeError: no database"),
+        ("late", "my_data:late raised KeyError: 'no more'"),
+        ("leaves", "my_data:leaves raised SystemExit: 3"),
+        ("missing", "my_data:missing: my_data has no function 'missing'; it has batches, samples"),
+        ("nothing", "my_data:nothing: gave NoneType; a dict of arrays, "),
+        ("three", "my_data:three: a batch of 3 parts; "),
+        ("ragged", r"my_data:ragged: x: sample 3 is float32 of shape \(2,\), the ones before are float32"),
+        ("coarser", "my_data:coarser: y: sample 3 is float64 of shape .*, the ones before are int64"),
+        ("objects", "my_data:objects: y: list is no array of numbers or texts"),
+    ],
+)
+def test_load_function_says_what_is_wrong(functions, name, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        data.load(f"my_data:{name}")
+
+
+def test_files_of_several_types_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "a" / "1.npy", np.zeros(3, np.uint8))
+    np.save(tmp_path / "a" / "2.npy", np.full(3, 0.5, np.float32))
+    with pytest.raises(InputError, match=r"2\.npy: type float32, the first sample has uint8; name .* \(cast\)"):
+        data.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
