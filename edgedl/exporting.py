@@ -145,7 +145,8 @@ def make(
         format_, own = exporter.source
         first = plugins.load("exporters", format_)
         origin = worker.pool().scratch("source") / f"source{first.suffixes[0]}"
-        notes += _run(model, first, origin, Scheme(own or scheme), None, calibration, options)["notes"]
+        plain = replace(options, opset=None, layout=None)  # of the last format alone
+        notes += _run(model, first, origin, Scheme(own or scheme), None, calibration, plain)["notes"]
     result = _run(model, exporter, out, scheme, origin, calibration, options)
     lineage = Lineage(
         model_sha256=model.sha256,

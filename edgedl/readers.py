@@ -258,7 +258,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
-        message = f"{path}: labels cannot be read: {e}; a text file with one name a line is needed"
+        why = e.strerror if isinstance(e, OSError) else e
+        message = f"{path}: labels cannot be read: {why}; a text file with one name a line is needed"
         raise InputError(message) from e
     return tuple(line.strip() for line in lines if line.strip())
 

@@ -57,6 +57,17 @@ def test_export_onnx_is_made_from_the_tflite_file_of_the_same_scheme(cli, model,
     assert [t["name"] for t in (*sidecar["inputs"], *sidecar["outputs"])] == ["image", "kind"]
 
 
+def test_export_onnx_takes_an_opset(cli, model, tmp_path):
+    import onnx
+
+    given = ("export", model, "-o", tmp_path / "a.onnx")
+    assert cli(*given, "--opset", 13).code == 0
+    assert [o.version for o in onnx.load(tmp_path / "a.onnx").opset_import] == [13]
+    refused = cli(*given, "--opset", 99, "--force")
+    assert (refused.code, refused.out) == (3, "")
+    assert "cannot write opset 99; allowed: 13 to 18" in refused.err
+
+
 def test_export_is_the_same_twice_and_another_with_another_seed(cli, model, data, tmp_path):
     shas = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
