@@ -53,6 +53,23 @@ def test_a_broken_artifact_fails(cli, model, trained, data, tmp_path):
         assert cli("validate", tmp_path / "other.tflite", *given).code == 6
 
 
+def test_an_artifact_that_gives_nan_fails_and_its_metric_is_left_out(cli, model, data, tmp_path):
+    import keras
+
+    cli("export", model, "--no-slim", "-o", tmp_path / "a.tflite")
+    content = (tmp_path / "a.tflite").read_bytes()
+    weights = keras.models.load_model(model).layers[-1].kernel.numpy().T.tobytes()
+    assert content.count(weights) == 1
+    broken = np.full(len(weights) // 4, np.nan, np.float32).tobytes()
+    (tmp_path / "nan.tflite").write_bytes(content.replace(weights, broken))
+    given = ("--data", data / "test.npz", "--max-drop", "1pp", "--json")
+    answer = cli("validate", tmp_path / "nan.tflite", "--reference", tmp_path / "a.tflite", *given)
+    assert answer.code == 6, answer.err
+    why = "1,200 of 1,200 output values are NaN or infinite: those of the artifact"
+    assert (named(answer, "nonfinite")["verdict"], named(answer, "nonfinite")["why"]) == ("fail", why)
+    assert "accuracy" not in {c["name"] for c in answer.json["checks"]}
+
+
 def test_targets_are_judged_with_their_kernels_and_never_by_this_machines_latency(cli, trained, data):
     given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--limit", "latency_ms=1000")
     targets = ("--target", "host", "--target", "nucleo-h743zi2")

@@ -49,6 +49,12 @@ def slices(samples: int, sample_bytes: int, budget_bytes: int = _SLICE_BYTES) ->
         yield slice(start, min(start + step, samples))
 
 
+def is_finite(values: NDArray[np.generic]) -> bool:
+    """Whether no value is NaN or infinite."""
+    parts = slices(len(values), values[:1].nbytes)
+    return all(bool(np.isfinite(np.asarray(values[part], np.float64)).all()) for part in parts)
+
+
 def compare(artifact: NDArray[np.generic], reference: NDArray[np.generic], spec: TensorSpec | None = None) -> Parity:
     """The parity of two outputs of one shape, samples on axis 0.
 

@@ -13,7 +13,6 @@ from edgedl import artifacts, data, exporting, model_file, preprocessing, target
 from edgedl.data import Dataset
 from edgedl.errors import EdgedlError, InputError
 from edgedl.model_file import ModelFile
-from edgedl.preprocessing.op import Op
 from edgedl.types import (
     Artifact,
     ArtifactInfo,
@@ -27,7 +26,7 @@ from edgedl.types import (
     Verdict,
     to_json,
 )
-from edgedl.validation import accuracy, benchmark, evaluate, metrics
+from edgedl.validation import accuracy, benchmark, evaluate, metrics, provenance
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.evaluate import Setting
@@ -124,7 +123,12 @@ def _case(request: Request) -> tuple[Case, list[str]]:
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
         outputs=outputs.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
     )  # fmt: skip
-    return case, [*chosen, *said, *_other_preprocessing(case, left), *_overlap(case, names)]
+    return case, [
+        *chosen,
+        *said,
+        *provenance.other_preprocessing(artifact, dataset, left),
+        *provenance.overlap(artifact, dataset, names),
+    ]
 
 
 def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> Outputs:
@@ -283,15 +287,16 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
         )
         _check_shapes(case, judged)
         prefix = f"{output}." if many else ""
-        if metric:
+        has_answers = metric is None or getattr(metric, "unit", "") == "fraction"
+        parity = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers)
+        is_broken = any(c.name == f"{prefix}nonfinite" for c in parity.checks)  # no metric can judge that
+        if metric and not is_broken:
             with accuracy.about(f"{case.request.data}: output {output!r}"):
                 found = accuracy.compare(
                     judged, metric, case.request.gates, prefix=prefix, target=where, seed=case.request.seed
                 )
             checks += found.checks
             details = details or found.details
-        has_answers = metric is None or getattr(metric, "unit", "") == "fraction"
-        parity = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers)
         checks += [c for c in parity.checks if c.name not in {k.name for k in checks}]
         parities.append(parity.details["parity"])
     if case.request.gates.max_drop is not None and not any(metric for _, metric, _ in case.judges):
@@ -359,30 +364,6 @@ def _slower(case: Case, timings: Sequence[Timing]) -> list[str]:
         beside = "its float parent" if timings[1].artifact.scheme == Scheme.FP32 else case.request.reference
         return [f"{case.request.artifact} is slower than {beside} here: {found['latency_ratio']:.2f}x the time"]
     return []
-
-
-def _other_preprocessing(case: Case, left: Sequence[Op]) -> list[str]:
-    """Whether the data is preprocessed in another way than the artifact was exported with."""
-    wanted = to_json(case.artifact.lineage.preprocessing)
-    here = to_json(preprocessing.to_json((*case.dataset.applied, *left)))
-    if case.artifact.lineage.data_sha256 is None or wanted == here:
-        return []
-    told = f"{case.dataset.source} does {here or 'nothing'}"
-    return [f"the artifact was exported for data preprocessed by {wanted or 'nothing'}; {told}"]
-
-
-def _overlap(case: Case, names: Sequence[str]) -> list[str]:
-    """Whether the artifact was calibrated on samples that it is judged on."""
-    calibrated = set(case.artifact.lineage.calibration_hashes)
-    if not calibrated:
-        return []
-    here = data.sample_hashes([case.dataset.arrays[name] for name in names])
-    shared = calibrated.intersection(here)
-    if not shared:
-        return []
-    return [
-        f"{len(shared)} of {len(calibrated)} calibration samples are in this data: its figures flatter the artifact"
-    ]
 
 
 def _facts(case: Case, timings: Sequence[Timing]) -> dict[str, Any]:
