@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgedl import preprocessing, toml, user_code, worker
-from edgedl.data import EXTRAS, Array, Dataset, SliceFile, file_sha256, write_slices
+from edgedl.data import EXTRAS, Array, Dataset, SliceFile, about, file_sha256, in_order_of, write_slices
 from edgedl.errors import InputError
 from edgedl.preprocessing.op import Op
 
@@ -95,7 +95,8 @@ def _staged_files(source: Path, files: list[Path], y: Array, labels: Sequence[st
     def rows() -> Iterator[Array]:
         nonlocal first
         for file in files:
-            samples = preprocessing.apply(ops, decode(file)[None])
+            with about(file):
+                samples = preprocessing.apply(ops, decode(file)[None])
             first = samples[:1] if first is None else first
             for kind, own, its in (("shape", samples.shape[1:], first.shape[1:]), ("type", samples.dtype, first.dtype)):
                 if own != its:
@@ -175,6 +176,9 @@ def read_csv(
     for name in [target, *EXTRAS]:
         if name in columns:
             column = np.array([row[columns.index(name)].strip() for row in rows])
+            if (column == "").any():
+                message = f"{path}: line {int(np.argmax(column == '')) + 2}, column {name!r}: no value"
+                raise InputError(message)
             np.save(folder / f"{'y' if name == target else name}.npy", _typed(column))
     return _dataset(str(path), folder, file_sha256(path), labels)
 
@@ -231,7 +235,26 @@ def read_toml(path: Path) -> Dataset:
     else:
         message = f"{path}: data: no such file or folder: {table.data}"
         raise InputError(message)
-    return replace(found, source=str(path), labels=labels or found.labels, ops=ops)
+    return replace(_labelled(found, labels, path), source=str(path), ops=ops)
+
+
+def _labelled(found: Dataset, labels: tuple[str, ...], path: Path) -> Dataset:
+    """Data under the names that its `.toml` gives the classes: in their order, or in place of as many other ones."""
+    if not labels or found.labels == labels:
+        return found
+    known = set(found.labels) & set(labels)
+    unknown = [name for name in found.labels if name not in labels]
+    if known and unknown:
+        message = (
+            f"{path}: labels: {unknown[0]!r} is not among them; the data has the classes {', '.join(found.labels)}"
+        )
+        raise InputError(message)
+    y = found.open("y") if "y" in found.arrays else np.empty(0)
+    most = max(len(found.labels), int(y.max(initial=0)) + 1 if y.ndim == 1 and y.dtype.kind in "iu" else 0)
+    if not known and most > len(labels):
+        message = f"{path}: {len(labels)} labels, and the data has {most} classes; name each"
+        raise InputError(message)
+    return replace(in_order_of(found, labels), labels=labels)
 
 
 def files_of(source: str) -> list[Path]:

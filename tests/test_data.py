@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,56 @@ def test_load_toml_names_data_target_shape_and_labels(tmp_path):
     assert prepared.open("x").ravel().tolist() == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]
 
 
+def write_classes(folder, *names):
+    """One .npy a class folder, of its name's length."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        np.save(folder / name / "1.npy", np.full(2, len(name), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("labels", "y", "found"),
+    [
+        (["ox", "cat", "mouse"], [1, 2, 0], ("ox", "cat", "mouse")),  # by name
+        (["ox", "mouse", "hen", "cat"], [3, 1, 0], ("ox", "mouse", "hen", "cat")),  # more than there are
+        (["Katze", "Maus", "Ochse"], [0, 1, 2], ("Katze", "Maus", "Ochse")),  # other names for the same
+    ],
+)
+def test_labels_of_a_toml_number_the_class_folders(tmp_path, labels, y, found):
+    write_classes(tmp_path / "d", "cat", "mouse", "ox")
+    (tmp_path / "a.toml").write_text(f'data = "d"\nlabels = {json.dumps(labels)}\n')
+    loaded = data.load(str(tmp_path / "a.toml"))
+    assert loaded.open("y").tolist() == y
+    assert loaded.open("x")[:, 0].tolist() == [3, 5, 2]
+    assert loaded.labels == found
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cat", "ox"], "labels: 'mouse' is not among them; the data has the classes cat, mouse, ox"),
+        (["Katze", "Maus"], "2 labels, and the data has 3 classes; name each"),
+    ],
+)
+def test_labels_that_do_not_name_every_class_are_refused(tmp_path, labels, message):
+    write_classes(tmp_path / "d", "cat", "mouse", "ox")
+    np.savez(tmp_path / "n.npz", x=np.zeros((3, 2)), y=[0, 2, 1])
+    (tmp_path / "a.toml").write_text(f'data = "d"\nlabels = {json.dumps(labels)}\n')
+    with pytest.raises(InputError, match=f"a.toml: {message}"):
+        data.load(str(tmp_path / "a.toml"))
+    (tmp_path / "a.toml").write_text(f'data = "n.npz"\nlabels = {json.dumps(labels)}\n')
+    with pytest.raises(InputError, match="2 labels, and the data has 3 classes"):
+        data.load(str(tmp_path / "a.toml"))
+
+
+def test_in_order_of_other_labels(tmp_path):
+    write_classes(tmp_path, "mouse", "ox")
+    found = data.load(str(tmp_path))
+    assert data.in_order_of(found, ("cat", "mouse", "ox")).open("y").tolist() == [1, 2]
+    for labels in ((), ("cat", "dog", "ox"), ("mouse", "ox")):
+        assert data.in_order_of(found, labels) is found
+
+
 def test_load_folder_of_images_by_class(tmp_path):
     from PIL import Image
 
@@ -88,6 +140,14 @@ def test_images_of_several_sizes_are_resized_one_by_one(tmp_path):
         data.load(str(tmp_path / "pictures"))
     (tmp_path / "a.toml").write_text('data = "pictures"\n[[preprocess]]\nop = "resize"\nheight = 4\nwidth = 4\n')
     assert data.load(str(tmp_path / "a.toml")).open("x").shape == (2, 4, 4, 3)
+
+
+def test_a_step_that_does_not_fit_names_the_data(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 6), np.float32))
+    (tmp_path / "a.toml").write_text('data = "a.npz"\n[[preprocess]]\nop = "crop"\nheight = 9\nwidth = 9\n')
+    found = data.load(str(tmp_path / "a.toml"))
+    with pytest.raises(InputError, match=r"a\.toml: preprocess step 1 \(crop\): "):
+        data.prepare(found, found.ops, ["x"])
 
 
 def test_windows_repeat_their_target(tmp_path):
@@ -191,6 +251,7 @@ def test_load_refuses_arrays(tmp_path, arrays, message):
         ("a.csv", b"a,b,y\n1,2\n", "line 2 has 2 columns, the header 3"),
         ("a.csv", b"a,b,y\n1,x,0\n", "line 2, column 'b': 'x' is no number"),
         ("a.csv", b"", "no header line"),
+        ("a.csv", b"a,b,y\n1,2,0\n1,2,\n", "a.csv: line 3, column 'y': no value"),
         ("a.toml", b'data = "b.npz"\n', "a.toml: data: no such file or folder: b.npz"),
         ("a.toml", b'date = "b.npz"\n', "date"),
         ("a.json", b"{}", "data is a .npz, .csv, .toml"),

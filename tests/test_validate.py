@@ -70,6 +70,23 @@ def test_an_artifact_that_gives_nan_fails_and_its_metric_is_left_out(cli, model,
     assert "accuracy" not in {c["name"] for c in answer.json["checks"]}
 
 
+def test_classes_of_the_data_are_matched_with_those_of_the_artifact_by_name(cli, trained, data, tmp_path):
+    """Text labels of two of the three classes; by number they would be the first two."""
+    kinds = ["left", "middle", "right"]
+    (tmp_path / "labels.txt").write_text("\n".join(kinds))
+    given = ("--labels", tmp_path / "labels.txt", "-o", tmp_path / "a.tflite")
+    assert cli("export", trained / "m.keras", *given).code == 0
+    x, y = samples(90, seed=7)
+    np.savez(tmp_path / "two.npz", x=x[y > 0], y=np.array(kinds)[y[y > 0]])
+    given = ("--reference", tmp_path / "a.tflite", "--data", tmp_path / "two.npz")
+    answer = cli("validate", tmp_path / "a.tflite", *given, "--json")
+    assert named(answer, "accuracy")["measured"] > 0.9
+    assert "note: classes are matched by name: the data has middle, right; the artifact left, middle" in answer.err
+    np.savez(tmp_path / "two.npz", x=x, y=np.array(["a", "b", "c"])[y])
+    answer = cli("validate", tmp_path / "a.tflite", *given, "--json")
+    assert "note: classes are matched by number, not by name: the data has a, b, c; the artifact left" in answer.err
+
+
 def test_targets_are_judged_with_their_kernels_and_never_by_this_machines_latency(cli, trained, data):
     given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--limit", "latency_ms=1000")
     targets = ("--target", "host", "--target", "nucleo-h743zi2")

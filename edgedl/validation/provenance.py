@@ -20,6 +20,17 @@ def other_preprocessing(artifact: Artifact, dataset: Dataset, left: Sequence[Op]
     return [f"the artifact was exported for data preprocessed by {wanted or 'nothing'}; {told}"]
 
 
+def other_labels(artifact: Artifact, before: Dataset, dataset: Dataset) -> list[str]:
+    """Whether the data names other classes than the artifact; `before` is the data in its own order."""
+    wanted, own = artifact.lineage.labels, before.labels
+    if dataset.labels != own:
+        return [f"classes are matched by name: the data has {', '.join(own)}; the artifact {', '.join(wanted)}"]
+    if not wanted or not own or wanted == own:
+        return []
+    return [f"classes are matched by number, not by name: the data has {', '.join(own)}; "
+            f"the artifact {', '.join(wanted)}"]  # fmt: skip
+
+
 def overlap(artifact: Artifact, dataset: Dataset, names: Sequence[str]) -> list[str]:
     """Whether the artifact was calibrated on samples that it is judged on; `names` are the arrays of its inputs."""
     calibrated = set(artifact.lineage.calibration_hashes)

@@ -103,8 +103,9 @@ def _case(request: Request) -> tuple[Case, list[str]]:
         worker.warm()  # TensorFlow loads while the data is read
     artifacts.runtime_for(artifacts.require_format(request.artifact), request.runtime)  # refused before any work
     reading = worker.begin(lambda: artifacts.read(request.artifact))  # while the data is read
-    dataset = data.load(request.data)
+    loaded = data.load(request.data)
     artifact, info = reading.result()
+    dataset = data.in_order_of(loaded, artifact.lineage.labels)
     names = data.input_names(dataset, artifact.inputs)
     left = evaluate.left_to_the_app(artifact, dataset)
     bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
@@ -127,6 +128,7 @@ def _case(request: Request) -> tuple[Case, list[str]]:
         *chosen,
         *said,
         *provenance.other_preprocessing(artifact, dataset, left),
+        *provenance.other_labels(artifact, loaded, dataset),
         *provenance.overlap(artifact, dataset, names),
     ]
 
