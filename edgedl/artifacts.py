@@ -153,6 +153,14 @@ def read(path: Path) -> tuple[Artifact, ArtifactInfo]:
     info = describe(path, format_=format_)
     bare = measure(path, format_=format_, scheme=told.get("scheme", ""), info=info, lineage=Lineage())
     if told:
+        return _told(bare, told), _named(info, told.get("names", {}))
+    labels = tuple(info.metadata.get("labels", ()))
+    return replace(bare, scheme=guess_scheme(info), lineage=Lineage(labels=labels)), info
+
+
+def _told(bare: Artifact, told: dict[str, Any]) -> Artifact:
+    """The artifact with what its sidecar says. Raises InputError where that says too little, or something else."""
+    try:
         return replace(
             bare,
             lineage=lineage_from_json(told["lineage"]),
@@ -160,9 +168,11 @@ def read(path: Path) -> tuple[Artifact, ArtifactInfo]:
             outputs=specs_from_json(told["outputs"]),
             notes=tuple(told["notes"]),
             names=told.get("names", {}),
-        ), _named(info, told.get("names", {}))
-    labels = tuple(info.metadata.get("labels", ()))
-    return replace(bare, scheme=guess_scheme(info), lineage=Lineage(labels=labels)), info
+        )
+    except (KeyError, TypeError, AttributeError) as e:
+        what = f"{e} is missing" if isinstance(e, KeyError) else str(e)
+        message = f"{sidecar_path(bare.path)}: no sidecar of an artifact: {what}; remove it, or export again"
+        raise InputError(message) from e
 
 
 def _named(info: ArtifactInfo, names: dict[str, str]) -> ArtifactInfo:

@@ -137,6 +137,21 @@ def test_export_refuses_data_of_another_shape(cli, model, tmp_path):
     assert not (tmp_path / "a.tflite").exists()
 
 
+def test_export_fixes_free_sizes_and_wants_data_of_them(cli, data, tmp_path):
+    import keras
+
+    image = keras.Input((None, None, 1), name="image")
+    kind = keras.layers.Dense(3, name="kind")(keras.layers.GlobalAveragePooling2D()(image))
+    keras.Model(image, kind).save(tmp_path / "free.keras")
+    given = ("--scheme", "int8", "--calibration-data", data / "train.npz", "-o", tmp_path / "a.tflite")
+    free = cli("export", tmp_path / "free.keras", *given)
+    assert (free.code, "fix them with --shape image=1,H,W,1" in free.err) == (2, True)
+    other = cli("export", tmp_path / "free.keras", *given, "--shape", "image=1,9,9,1")
+    assert (other.code, "'image' takes samples of shape (9, 9, 1), the data has (8, 8, 1)" in other.err) == (2, True)
+    made = cli("export", tmp_path / "free.keras", *given, "--shape", "image=2,8,8,1", "--json")
+    assert made.json["inputs"][0]["shape"] == [2, 8, 8, 1]
+
+
 def test_export_carries_the_labels_of_the_trained_model(cli, model, tmp_path):
     copy = tmp_path / "m.keras"
     copy.write_bytes(Path(model).read_bytes())
