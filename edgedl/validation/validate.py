@@ -182,7 +182,9 @@ def _beside(reference: Artifact | ModelFile, artifact: Artifact) -> tuple[Artifa
         return reference, []
     if artifact.scheme == Scheme.FP32:
         return None, []
-    shapes = {s.name: tuple(int(v or 1) for v in s.shape) for s in artifact.inputs}
+    names = [spec.name for spec in reference.inputs]
+    own = sorted(artifact.inputs, key=lambda s: names.index(s.name) if s.name in names else -1)  # else by place
+    shapes = {name: tuple(int(v or 1) for v in s.shape) for name, s in zip(names, own, strict=False)}
     try:
         return exporting.kept_export(reference, artifact.format, shapes=shapes), []
     except EdgedlError as e:
