@@ -53,6 +53,16 @@ def test_a_broken_artifact_fails(cli, model, trained, data, tmp_path):
         assert cli("validate", tmp_path / "other.tflite", *given).code == 6
 
 
+def test_an_int8_file_with_float_outputs_is_compared_in_its_own_steps(cli, trained, data):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--json")
+    answer = cli("validate", trained / "a.tflite", *given)
+    differ, steps = (named(answer, name)["measured"] for name in ("max_abs", "max_lsb"))
+    assert steps == pytest.approx(differ * 256, abs=1)  # a softmax has steps of 1/256
+    assert cli("export", trained / "m.keras", "-o", trained / "f.tflite", "--force").code == 0
+    answer = cli("validate", trained / "f.tflite", *given)
+    assert "max_lsb" not in {c["name"] for c in answer.json["checks"]}
+
+
 def test_an_artifact_that_gives_nan_fails_and_its_metric_is_left_out(cli, model, data, tmp_path):
     import keras
 

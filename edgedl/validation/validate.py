@@ -26,7 +26,7 @@ from edgedl.types import (
     Verdict,
     to_json,
 )
-from edgedl.validation import accuracy, benchmark, evaluate, metrics, provenance
+from edgedl.validation import accuracy, benchmark, evaluate, metrics, parity, provenance
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.evaluate import Setting
@@ -284,7 +284,7 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
             reference=np.load(case.reference[output], mmap_mode="r"),
             artifact=np.load(outputs[output], mmap_mode="r"),
             targets=np.load(case.targets[output], mmap_mode="r") if metric else None,
-            spec=spec,
+            spec=parity.on_its_grid(spec, case.info),
             labels=case.dataset.labels or case.artifact.lineage.labels,
             groups=groups,
             slices=slices,
@@ -292,8 +292,8 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
         _check_shapes(case, judged)
         prefix = f"{output}." if many else ""
         has_answers = metric is None or getattr(metric, "unit", "") == "fraction"
-        parity = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers)
-        is_broken = any(c.name == f"{prefix}nonfinite" for c in parity.checks)  # no metric can judge that
+        agreed = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers)
+        is_broken = any(c.name == f"{prefix}nonfinite" for c in agreed.checks)  # no metric can judge that
         if metric and not is_broken:
             with accuracy.about(f"{case.request.data}: output {output!r}"):
                 found = accuracy.compare(
@@ -301,8 +301,8 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
                 )
             checks += found.checks
             details = details or found.details
-        checks += [c for c in parity.checks if c.name not in {k.name for k in checks}]
-        parities.append(parity.details["parity"])
+        checks += [c for c in agreed.checks if c.name not in {k.name for k in checks}]
+        parities.append(agreed.details["parity"])
     if case.request.gates.max_drop is not None and not any(metric for _, metric, _ in case.judges):
         checks.append(Check(name="accuracy_drop", target=where, method=Method.MEASURED_HOST,
                             verdict=Verdict.UNCHECKED, why="the data has no targets"))  # fmt: skip

@@ -43,6 +43,7 @@ def test_export_integer_io(export, litert, cnn, images, scheme, io):
     assert [s.dtype for s in (*info.inputs, *info.outputs)] == [io, io]
     assert all(s.scale and s.zero_point for s in (*info.inputs, *info.outputs))
     assert not info.metadata["float_ops"]
+    assert not info.metadata["output_steps"]
     few = {"image": images["image"][:4]}
     np.testing.assert_allclose(litert(made.path, few)["probs"], cnn(few["image"], training=False), atol=0.08)
 
