@@ -151,17 +151,22 @@ def read_csv(
     """Numeric columns as `x` (samples, columns), reshaped to `shape`; column `target` as `y`, if there is one."""
     with path.open(newline="", encoding="utf-8-sig") as f:
         try:
-            header, *rows = csv.reader(f)
+            reader = csv.reader(f)
+            header = next(reader, [])
+            numbered = [(reader.line_num, row) for row in reader if row]
         except (ValueError, UnicodeDecodeError, csv.Error) as e:
-            message = f"{path}: no header line, or not a text file: {e}"
+            message = f"{path}: not a text file: {e}"
             raise InputError(message) from e
-    rows = [row for row in rows if row]
+    rows = dict(numbered)
+    if not header:
+        message = f"{path}: no header line"
+        raise InputError(message)
     columns = [c.strip() for c in header]
     if target not in columns and target != "y":
         message = f"{path}: no column {target!r}; it has {', '.join(columns)}"
         raise InputError(message)
     features = [i for i, c in enumerate(columns) if c != target and c not in EXTRAS]
-    for line, row in enumerate(rows, 2):
+    for line, row in rows.items():
         if len(row) != len(columns):
             message = f"{path}: line {line} has {len(row)} columns, the header {len(columns)}"
             raise InputError(message)
@@ -175,24 +180,28 @@ def read_csv(
     np.save(folder / "x.npy", x)
     for name in [target, *EXTRAS]:
         if name in columns:
-            column = np.array([row[columns.index(name)].strip() for row in rows])
+            column = np.array([row[columns.index(name)].strip() for row in rows.values()])
             if (column == "").any():
-                message = f"{path}: line {int(np.argmax(column == '')) + 2}, column {name!r}: no value"
+                message = f"{path}: line {list(rows)[int(np.argmax(column == ''))]}, column {name!r}: no value"
                 raise InputError(message)
             np.save(folder / f"{'y' if name == target else name}.npy", _typed(column))
     return _dataset(str(path), folder, file_sha256(path), labels)
 
 
-def _numbers(path: Path, columns: list[str], rows: list[list[str]], wanted: list[int]) -> Array:
+def _numbers(path: Path, columns: list[str], rows: dict[int, list[str]], wanted: list[int]) -> Array:
+    """The wanted columns, (rows, wanted) float64; `rows` are by their line. Raises InputError."""
     try:
-        return np.array([[float(row[i]) for i in wanted] for row in rows]).reshape(len(rows), len(wanted))
+        return np.array([[float(row[i]) for i in wanted] for row in rows.values()]).reshape(len(rows), len(wanted))
     except ValueError:
-        for line, row in enumerate(rows, 2):
+        for line, row in rows.items():
             for i in wanted:
                 try:
                     float(row[i])
                 except ValueError:
-                    message = f"{path}: line {line}, column {columns[i]!r}: {row[i]!r} is no number"
+                    message = (
+                        f"{path}: line {line}, column {columns[i]!r}: {row[i]!r} is no number; a column of targets "
+                        "is named y, or by `target` in a .toml"
+                    )
                     raise InputError(message) from None
         raise
 

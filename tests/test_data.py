@@ -251,6 +251,8 @@ def test_load_refuses_arrays(tmp_path, arrays, message):
         ("a.csv", b"a,b,y\n1,2\n", "line 2 has 2 columns, the header 3"),
         ("a.csv", b"a,b,y\n1,x,0\n", "line 2, column 'b': 'x' is no number"),
         ("a.csv", b"", "no header line"),
+        ("a.csv", b"a,b,y\n\n\n1,2,0\n1,x,0\n", "a.csv: line 5, column 'b': 'x' is no number"),
+        ("a.csv", b"\xff\xfe\x00", "a.csv: not a text file: "),
         ("a.csv", b"a,b,y\n1,2,0\n1,2,\n", "a.csv: line 3, column 'y': no value"),
         ("a.toml", b'data = "b.npz"\n', "a.toml: data: no such file or folder: b.npz"),
         ("a.toml", b'date = "b.npz"\n', "date"),
