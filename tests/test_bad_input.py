@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import samples
+from conftest import samples, when_held
 
 from edgedl import artifacts, worker
 from edgedl.cli import _full_disk
@@ -392,32 +392,17 @@ def test_a_full_disk_is_known_by_what_the_system_and_the_libraries_say(error, fu
 
 # ---- signals in the middle of an export -----------------------------------------------------------------------------
 
-HELD = """
-import os, time
-from pathlib import Path
-import keras
-
-@keras.saving.register_keras_serializable("held")
-class Held(keras.layers.Layer):
-    def call(self, x):
-        asked = Path(os.path.dirname(os.environ.get("EDGEDL_PROGRESS", "")), "request.json")
-        if asked.exists() and "run_exporter" in asked.read_text():
-            Path("part").write_text(str(os.getpid()))
-            Path("part").rename("reached")
-            time.sleep(300)
-        return x
-"""
-
 
 class Exporting:
     """An `edgedl export` in a process of its own, which stays in the converter: it traces a layer that waits there."""
 
     def __init__(self, folder, model, data):
-        self.reached, self.output, self.temporary = folder / "reached", folder / "out", folder / "tmp"
+        self.folder, self.output, self.temporary = folder, folder / "out", folder / "tmp"
         self.temporary.mkdir()
         self.output.mkdir()
         (self.output / "b.tflite").write_text("mine")
         shutil.copy(model.with_name("held.py"), folder)
+        (folder / "hold").write_text("run_exporter")
         environment = os.environ | {"TMPDIR": str(self.temporary)}
         given = ["--scheme", "int8", "--calibration-data", str(data / "train.npz"), "--custom-objects", "held"]
         self.process = subprocess.Popen(
@@ -427,13 +412,7 @@ class Exporting:
 
     def wait_for_the_exporter(self):
         """The process id of the child, once the converter is at work in it."""
-        until = time.monotonic() + 120
-        while self.process.poll() is None and time.monotonic() < until:
-            if self.reached.exists():
-                return int(self.reached.read_text())
-            time.sleep(0.01)
-        pytest.fail(f"no exporter was called: {self.process.communicate()}")
-        return 0
+        return when_held(self.folder, self.process)
 
     def end(self):
         out, err = self.process.communicate(timeout=60)
@@ -448,21 +427,6 @@ def gone(pid, seconds=30):
     while worker._running(pid) and time.monotonic() < until:
         time.sleep(0.1)
     return not worker._running(pid)
-
-
-@pytest.fixture(scope="module")
-def held(tmp_path_factory):
-    """A model with a layer that keeps the exporter waiting; its module lies beside it."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    folder = tmp_path_factory.mktemp("held")
-    (folder / "held.py").write_text(HELD)
-    space = {"__name__": "held"}
-    exec(HELD, space)  # noqa: S102  our own text
-    import keras
-
-    keras.Sequential([keras.Input((8, 8, 1), name="image"), space["Held"]()]).save(folder / "held.keras")
-    keras.saving.get_custom_objects().pop("held>Held")
-    return folder / "held.keras"
 
 
 @pytest.fixture(scope="module")
