@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import jsonschema
@@ -247,9 +248,11 @@ def test_the_worst_verdict_is_the_exit_code(cli, project):
         "all": inconclusive + validate + failing + unchecked,
     }.items():
         file = write(project / "p.toml", MODEL + EXPORT + tables)
-        answer = cli("run", file, "--json")
+        answer = cli("run", file, "--json", "--junit", project / f"{name}.xml")
         codes[name] = (answer.code, answer.json["verdict"])
         assert answer.json["exit_code"] == answer.code
+        root = ElementTree.parse(project / f"{name}.xml").getroot()
+        assert (root.get("failures") == "0") == (answer.code == 0)
     assert codes == {
         "warned": (0, "inconclusive"),
         "inconclusive": (7, "inconclusive"),
