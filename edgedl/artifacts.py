@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -268,6 +269,8 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
 def publish(moves: Mapping[Path, Path]) -> None:
     """Move files into place, all or none: copied beside it first, since a rename must not cross file systems."""
     beside = {out: out.with_name(f".{out.name}.{os.getpid()}.part") for out in moves.values()}
+    for out in beside:
+        _sweep(out)
     try:
         for part, out in moves.items():
             with writing(out):
@@ -278,6 +281,14 @@ def publish(moves: Mapping[Path, Path]) -> None:
     finally:
         for copied in beside.values():
             copied.unlink(missing_ok=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove the copy that a session left beside `out` when it was killed."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and not worker.is_running(int(pid)):
+            left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

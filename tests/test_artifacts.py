@@ -163,6 +163,16 @@ def test_publish_moves_all_or_nothing(tmp_path, monkeypatch, fails):
     )
 
 
+def test_publish_removes_the_copy_that_a_killed_session_left(tmp_path):
+    killed, at_work = tmp_path / ".a [1].bin.999999999.part", tmp_path / f".a [1].bin.{os.getppid()}.part"
+    mine = tmp_path / ".a [1].bin.notes.part"
+    for path in (killed, at_work, mine):
+        path.write_text("half")
+    with staged(tmp_path / "a [1].bin", force=False) as part:
+        part.write_text("whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([at_work.name, mine.name, "a [1].bin"])
+
+
 def test_check_output_knows_an_input_under_another_name(tmp_path):
     (tmp_path / "m.h5").write_text("mine")
     (tmp_path / "link.h5").symlink_to(tmp_path / "m.h5")

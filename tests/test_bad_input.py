@@ -424,9 +424,9 @@ class Exporting:
 
 def gone(pid, seconds=30):
     until = time.monotonic() + seconds
-    while worker._running(pid) and time.monotonic() < until:
+    while worker.is_running(pid) and time.monotonic() < until:
         time.sleep(0.1)
-    return not worker._running(pid)
+    return not worker.is_running(pid)
 
 
 @pytest.fixture(scope="module")

@@ -129,9 +129,9 @@ def test_children_end_when_their_parent_is_killed(tmp_path):
     parent.wait()
     parent.stdout.close()
     until = time.monotonic() + 60
-    while worker._running(pid) and time.monotonic() < until:
+    while worker.is_running(pid) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not worker._running(pid)
+    assert not worker.is_running(pid)
 
 
 def test_a_missing_interpreter_is_a_worker_error(pool):
