@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -153,6 +154,14 @@ def read(path: Path) -> tuple[Artifact, ArtifactInfo]:
     info = describe(path, format_=format_)
     bare = measure(path, format_=format_, scheme=told.get("scheme", ""), info=info, lineage=Lineage())
     if told:
+        return _told(bare, told), _named(info, told.get("names", {}))
+    labels = tuple(info.metadata.get("labels", ()))
+    return replace(bare, scheme=guess_scheme(info), lineage=Lineage(labels=labels)), info
+
+
+def _told(bare: Artifact, told: dict[str, Any]) -> Artifact:
+    """The artifact with what its sidecar says. Raises InputError where that says too little, or something else."""
+    try:
         return replace(
             bare,
             lineage=lineage_from_json(told["lineage"]),
@@ -160,9 +169,11 @@ def read(path: Path) -> tuple[Artifact, ArtifactInfo]:
             outputs=specs_from_json(told["outputs"]),
             notes=tuple(told["notes"]),
             names=told.get("names", {}),
-        ), _named(info, told.get("names", {}))
-    labels = tuple(info.metadata.get("labels", ()))
-    return replace(bare, scheme=guess_scheme(info), lineage=Lineage(labels=labels)), info
+        )
+    except (KeyError, TypeError, AttributeError) as e:
+        what = f"{e} is missing" if isinstance(e, KeyError) else str(e)
+        message = f"{sidecar_path(bare.path)}: no sidecar of an artifact: {what}; remove it, or export again"
+        raise InputError(message) from e
 
 
 def _named(info: ArtifactInfo, names: dict[str, str]) -> ArtifactInfo:
@@ -258,6 +269,8 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
 def publish(moves: Mapping[Path, Path]) -> None:
     """Move files into place, all or none: copied beside it first, since a rename must not cross file systems."""
     beside = {out: out.with_name(f".{out.name}.{os.getpid()}.part") for out in moves.values()}
+    for out in beside:
+        _sweep(out)
     try:
         for part, out in moves.items():
             with writing(out):
@@ -268,6 +281,14 @@ def publish(moves: Mapping[Path, Path]) -> None:
     finally:
         for copied in beside.values():
             copied.unlink(missing_ok=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove the copy that a session left beside `out` when it was killed."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and not worker.is_running(int(pid)):
+            left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

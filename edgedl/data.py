@@ -6,6 +6,7 @@ inputs and outputs, `draw` picks the calibration samples.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -138,26 +139,80 @@ def read_slice(path: Path, start: int, stop: int) -> Array:
     return np.load(path, mmap_mode="r")[start:stop]  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def about(source: object) -> Iterator[None]:
+    """An InputError of the block that begins with the source that it is about."""
+    try:
+        yield
+    except InputError as e:
+        message = f"{source}: {str(e).removeprefix(f'{source}: ')}"
+        raise InputError(message) from e
+
+
 def write_slices(path: Path, rows: Iterable[Array]) -> Path:
     """One .npy from consecutive slices, however many there turn out to be; never more than a slice in memory."""
-    count, dtype = 0, np.dtype(np.float32)
-    shape: tuple[int, ...] = ()
-    with path.open("wb") as f:
+    with SliceFile(path) as file:
         for block in rows:
-            if count == 0:
-                shape, dtype = block.shape[1:], block.dtype
-                _write_header(f, (0, *shape), dtype)
-            np.ascontiguousarray(block, dtype).tofile(f)
-            count += len(block)
-        f.seek(0)
-        _write_header(f, (count, *shape), dtype)
+            file.add(block)
     return path
+
+
+class SliceFile:
+    """A .npy that grows along axis 0, a slice of samples at a time; the first one decides on shape and type."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count, self._file = path, 0, path.open("wb")
+        self._shape: tuple[int, ...] = ()
+        self._dtype = np.dtype(np.float32)
+
+    def add(self, block: Array) -> None:
+        """Append samples. Raises InputError where they are of another shape, or of a type that the file cannot hold."""
+        if self.count == 0:
+            self._shape, self._dtype = block.shape[1:], block.dtype
+            self._file.seek(0)
+            _write_header(self._file, (0, *self._shape), self._dtype)
+        elif block.shape[1:] != self._shape or not _holds(self._dtype, block.dtype):
+            message = (
+                f"{self.path.stem}: sample {self.count} is {block.dtype} of shape {block.shape[1:]}, the ones before "
+                f"are {self._dtype} of shape {self._shape}; make all samples alike"
+            )
+            raise InputError(message)
+        np.ascontiguousarray(block, self._dtype).tofile(self._file)
+        self.count += len(block)
+
+    def __enter__(self) -> SliceFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            _write_header(self._file, (self.count, *self._shape), self._dtype)
+
+
+def _holds(dtype: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    return np.can_cast(other, dtype, "safe") or (dtype.kind, other.kind) == ("f", "f")
 
 
 def _write_header(f: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     # numpy pads the header so that axis 0 may grow in place
     described = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(f, described)  # type: ignore[no-untyped-call]
+
+
+def in_order_of(dataset: Dataset, labels: Sequence[str]) -> Dataset:
+    """The dataset with its classes numbered as in `labels`, where all of their names are among these; else as it is.
+
+    A folder with class folders b and c alone calls them 0 and 1; to a model with the labels a, b, c they are 1 and 2.
+    """
+    if not labels or dataset.labels == tuple(labels) or not set(dataset.labels) <= set(labels):
+        return dataset
+    y = dataset.open("y") if "y" in dataset.arrays else np.empty(0)
+    if y.ndim != 1 or y.dtype.kind not in "iu" or not 0 <= y.min(initial=0) <= y.max(initial=0) < len(dataset.labels):
+        return dataset
+    places = np.array([labels.index(name) for name in dataset.labels])
+    path = worker.pool().scratch("labels") / "y.npy"
+    np.save(path, places[np.asarray(y)])
+    return replace(dataset, arrays=dataset.arrays | {"y": path}, labels=tuple(labels))
 
 
 def prepare(dataset: Dataset, ops: Sequence[Op], names: Sequence[str]) -> Dataset:
@@ -173,7 +228,8 @@ def prepare(dataset: Dataset, ops: Sequence[Op], names: Sequence[str]) -> Datase
         raw = dataset.arrays[name]
         parts = (np.asarray(read_slice(raw, a, b)) for a, b in slices(dataset.open(name)))
         rows = (preprocessing.apply(tuple(ops), part) for part in parts)
-        prepared[name] = write_slices(folder / f"{name}.npy", rows)
+        with about(dataset.source):
+            prepared[name] = write_slices(folder / f"{name}.npy", rows)
     times = {preprocessing.samples_per_input(tuple(ops), dataset.open(name).shape[1:]) for name in names}
     factor = times.pop() if len(times) == 1 else 1
     if factor == 1:

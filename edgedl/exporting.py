@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,12 @@ def calibrate(
     draw: bool,
     embed: bool,
     labels: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> Calibration:
-    """Draw and preprocess the calibration samples, and work out what preprocessing goes into the model."""
+    """Draw and preprocess the calibration samples, and work out what preprocessing goes into the model.
+
+    `shapes` are those that the user fixes, batch included. Raises InputError where the data does not fit.
+    """
     if dataset is None:
         if embed:
             message = (
@@ -94,7 +98,8 @@ def calibrate(
         raise InputError(message)
     names = data.input_names(dataset, model.inputs)
     ready = data.prepare(dataset, left, names)
-    bound = data.bind(ready, model.inputs, model.outputs)
+    fixed = [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in model.inputs]
+    bound = data.bind(ready, fixed, model.outputs)
     found = Calibration(
         data_sha256=dataset.sha256,
         left=(*dataset.applied, *left),
@@ -145,7 +150,8 @@ def make(
         format_, own = exporter.source
         first = plugins.load("exporters", format_)
         origin = worker.pool().scratch("source") / f"source{first.suffixes[0]}"
-        notes += _run(model, first, origin, Scheme(own or scheme), None, calibration, options)["notes"]
+        plain = replace(options, opset=None, layout=None)  # of the last format alone
+        notes += _run(model, first, origin, Scheme(own or scheme), None, calibration, plain)["notes"]
     result = _run(model, exporter, out, scheme, origin, calibration, options)
     lineage = Lineage(
         model_sha256=model.sha256,

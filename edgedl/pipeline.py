@@ -151,7 +151,7 @@ def export(
 
     Without a scheme it is the one that the model carries, else fp32.
     """
-    path, asked = Path(out), Scheme.parse(scheme) if scheme else None
+    path, asked, sizes = Path(out), Scheme.parse(scheme) if scheme else None, _shapes(shapes)
     exporter = exporting.exporter_for(format_, path, asked or Scheme.FP32)
     profile = targets.load(target) if target else None
     if profile and exporter.format not in profile.formats:
@@ -175,10 +175,11 @@ def export(
         draw=chosen.is_static and not source.scheme,
         embed=embed_preprocessing,
         labels=named,
+        shapes=sizes,
     )
     options = ExportOptions(
         io=io or (profile.io if profile and chosen.is_static else "float"),
-        shapes=_shapes(shapes),
+        shapes=sizes,
         seed=seed,
         embed_preprocessing=calibration.embedded,
         preprocessing=tuple(preprocessing.to_json(calibration.left)),

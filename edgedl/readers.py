@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import wave
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from edgedl import preprocessing, toml, user_code, worker
-from edgedl.data import EXTRAS, Array, Dataset, file_sha256, write_slices
-from edgedl.errors import EdgedlError, InputError
+from edgedl.data import EXTRAS, Array, Dataset, SliceFile, about, file_sha256, in_order_of, write_slices
+from edgedl.errors import InputError
 from edgedl.preprocessing.op import Op
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -88,20 +89,23 @@ def read_folder(path: Path, ops: tuple[Op, ...] = ()) -> Dataset:
 def _staged_files(source: Path, files: list[Path], y: Array, labels: Sequence[str], ops: tuple[Op, ...]) -> Dataset:
     """Samples that lie in files, one array. `ops` are applied a sample at a time, so that sizes may differ."""
     folder = worker.pool().scratch("data")
-    shape: tuple[int, ...] | None = None
+    first: Array | None = None
     counts = []
 
     def rows() -> Iterator[Array]:
-        nonlocal shape
+        nonlocal first
         for file in files:
-            samples = preprocessing.apply(ops, decode(file)[None])
-            shape = shape or samples.shape[1:]
-            if samples.shape[1:] != shape:
-                message = (
-                    f"{file}: shape {samples.shape[1:]}, the first sample has {shape}; "
-                    "name a [[preprocess]] step (resize, crop, window) in a .toml"
-                )
-                raise InputError(message)
+            with about(file):
+                samples = preprocessing.apply(ops, decode(file)[None])
+            first = samples[:1] if first is None else first
+            for kind, own, its in (("shape", samples.shape[1:], first.shape[1:]), ("type", samples.dtype, first.dtype)):
+                if own != its:
+                    step = "resize, crop, window" if kind == "shape" else "cast"
+                    message = (
+                        f"{file}: {kind} {own}, the first sample has {its}; "
+                        f"name a [[preprocess]] step ({step}) in a .toml"
+                    )
+                    raise InputError(message)
             counts.append(len(samples))  # a window may cut one file into several samples
             yield samples
 
@@ -147,17 +151,22 @@ def read_csv(
     """Numeric columns as `x` (samples, columns), reshaped to `shape`; column `target` as `y`, if there is one."""
     with path.open(newline="", encoding="utf-8-sig") as f:
         try:
-            header, *rows = csv.reader(f)
+            reader = csv.reader(f)
+            header = next(reader, [])
+            numbered = [(reader.line_num, row) for row in reader if row]
         except (ValueError, UnicodeDecodeError, csv.Error) as e:
-            message = f"{path}: no header line, or not a text file: {e}"
+            message = f"{path}: not a text file: {e}"
             raise InputError(message) from e
-    rows = [row for row in rows if row]
+    rows = dict(numbered)
+    if not header:
+        message = f"{path}: no header line"
+        raise InputError(message)
     columns = [c.strip() for c in header]
     if target not in columns and target != "y":
         message = f"{path}: no column {target!r}; it has {', '.join(columns)}"
         raise InputError(message)
     features = [i for i, c in enumerate(columns) if c != target and c not in EXTRAS]
-    for line, row in enumerate(rows, 2):
+    for line, row in rows.items():
         if len(row) != len(columns):
             message = f"{path}: line {line} has {len(row)} columns, the header {len(columns)}"
             raise InputError(message)
@@ -171,21 +180,28 @@ def read_csv(
     np.save(folder / "x.npy", x)
     for name in [target, *EXTRAS]:
         if name in columns:
-            column = np.array([row[columns.index(name)].strip() for row in rows])
+            column = np.array([row[columns.index(name)].strip() for row in rows.values()])
+            if (column == "").any():
+                message = f"{path}: line {list(rows)[int(np.argmax(column == ''))]}, column {name!r}: no value"
+                raise InputError(message)
             np.save(folder / f"{'y' if name == target else name}.npy", _typed(column))
     return _dataset(str(path), folder, file_sha256(path), labels)
 
 
-def _numbers(path: Path, columns: list[str], rows: list[list[str]], wanted: list[int]) -> Array:
+def _numbers(path: Path, columns: list[str], rows: dict[int, list[str]], wanted: list[int]) -> Array:
+    """The wanted columns, (rows, wanted) float64; `rows` are by their line. Raises InputError."""
     try:
-        return np.array([[float(row[i]) for i in wanted] for row in rows]).reshape(len(rows), len(wanted))
+        return np.array([[float(row[i]) for i in wanted] for row in rows.values()]).reshape(len(rows), len(wanted))
     except ValueError:
-        for line, row in enumerate(rows, 2):
+        for line, row in rows.items():
             for i in wanted:
                 try:
                     float(row[i])
                 except ValueError:
-                    message = f"{path}: line {line}, column {columns[i]!r}: {row[i]!r} is no number"
+                    message = (
+                        f"{path}: line {line}, column {columns[i]!r}: {row[i]!r} is no number; a column of targets "
+                        "is named y, or by `target` in a .toml"
+                    )
                     raise InputError(message) from None
         raise
 
@@ -228,7 +244,26 @@ def read_toml(path: Path) -> Dataset:
     else:
         message = f"{path}: data: no such file or folder: {table.data}"
         raise InputError(message)
-    return replace(found, source=str(path), labels=labels or found.labels, ops=ops)
+    return replace(_labelled(found, labels, path), source=str(path), ops=ops)
+
+
+def _labelled(found: Dataset, labels: tuple[str, ...], path: Path) -> Dataset:
+    """Data under the names that its `.toml` gives the classes: in their order, or in place of as many other ones."""
+    if not labels or found.labels == labels:
+        return found
+    known = set(found.labels) & set(labels)
+    unknown = [name for name in found.labels if name not in labels]
+    if known and unknown:
+        message = (
+            f"{path}: labels: {unknown[0]!r} is not among them; the data has the classes {', '.join(found.labels)}"
+        )
+        raise InputError(message)
+    y = found.open("y") if "y" in found.arrays else np.empty(0)
+    most = max(len(found.labels), int(y.max(initial=0)) + 1 if y.ndim == 1 and y.dtype.kind in "iu" else 0)
+    if not known and most > len(labels):
+        message = f"{path}: {len(labels)} labels, and the data has {most} classes; name each"
+        raise InputError(message)
+    return replace(in_order_of(found, labels), labels=labels)
 
 
 def files_of(source: str) -> list[Path]:
@@ -255,7 +290,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
-        message = f"{path}: labels cannot be read: {e}; a text file with one name a line is needed"
+        why = e.strerror if isinstance(e, OSError) else e
+        message = f"{path}: labels cannot be read: {why}; a text file with one name a line is needed"
         raise InputError(message) from e
     return tuple(line.strip() for line in lines if line.strip())
 
@@ -270,25 +306,63 @@ def read_function(name: str) -> Dataset:
 
 def stage_function(name: str, folder: str) -> list[str]:
     """Child side of `read_function`: write one .npy an array, batch by batch; the names written."""
-    function = user_code.function(name)
     try:
-        result = function()
-    except EdgedlError:
-        raise
-    except Exception as e:
+        return _stage(user_code.function(name)(), Path(folder))
+    except InputError as e:
+        message = f"{name}: {str(e).removeprefix(f'{name}: ')}"
+        raise InputError(message) from e
+    except (Exception, SystemExit) as e:
         message = f"{name} raised {type(e).__name__}: {e}"
         raise InputError(message) from e
-    single = isinstance(result, dict) or (
-        isinstance(result, tuple) and len(result) == 2 and hasattr(result[0], "shape")
-    )
-    parts: dict[str, list[Array]] = {}
-    for batch in [result] if single else result:
-        named = batch if isinstance(batch, dict) else dict(zip(("x", "y"), batch, strict=False))
-        for key, value in named.items():
-            parts.setdefault(key, []).append(np.asarray(value))
-    for key, arrays in parts.items():
-        write_slices(Path(folder, f"{key}.npy"), arrays)
-    return sorted(parts)
+
+
+def _stage(result: Any, folder: Path) -> list[str]:
+    files: dict[str, SliceFile] = {}
+    texts: dict[str, list[Array]] = {}  # of all widths
+    with contextlib.ExitStack() as stack:
+        for batch in [result] if _is_batch(result) else _iterable(result):
+            for key, value in _named(batch).items():
+                if value.dtype.kind in "US":
+                    texts.setdefault(key, []).append(value)
+                    continue
+                if key not in files:
+                    files[key] = stack.enter_context(SliceFile(folder / f"{key}.npy"))
+                files[key].add(value)
+    for key, found in texts.items():
+        np.save(folder / f"{key}.npy", np.concatenate(found))
+    return sorted({*files, *texts})
+
+
+def _is_batch(result: Any) -> bool:
+    """Whether it is all of the data at once: a dict, x alone, or (x, y)."""
+    if isinstance(result, tuple) and len(result) == 2:
+        return not any(isinstance(part, (tuple, dict)) for part in result)
+    return isinstance(result, (dict, np.ndarray))
+
+
+def _iterable(result: Any) -> Iterable[Any]:
+    if isinstance(result, Iterable) and not isinstance(result, str):
+        return result
+    message = f"gave {type(result).__name__}; a dict of arrays, (x, y), or an iterable of such batches is needed"
+    raise InputError(message)
+
+
+def _named(batch: Any) -> dict[str, Array]:
+    """A batch as arrays by name. Where one of them is a single value, the batch is a single sample."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        batch = dict(zip(("x", "y"), batch, strict=True))
+    elif isinstance(batch, (tuple, list)):
+        message = f"a batch of {len(batch)} parts; (x, y) or a dict of arrays is needed"
+        raise InputError(message)
+    found = {k: np.asarray(v) for k, v in (batch if isinstance(batch, dict) else {"x": batch}).items()}
+    strange = [f"{k}: {type(batch[k] if isinstance(batch, dict) else batch).__name__}" for k in found
+               if found[k].dtype.hasobject]  # fmt: skip
+    if strange:
+        message = f"{strange[0]} is no array of numbers or texts"
+        raise InputError(message)
+    if any(value.ndim == 0 for value in found.values()):
+        found = {k: value[None] for k, value in found.items()}
+    return found
 
 
 READERS: dict[str, Callable[[Path], Dataset]] = {".npz": read_npz, ".csv": read_csv, ".toml": read_toml}

@@ -179,10 +179,10 @@ def _unsourced(table: Mapping[str, Any], path: tuple[str, ...], source: str, whe
             if isinstance(item, dict):
                 yield from _unsourced(item, (*path, key), source, where)
             elif _is_figure(item) and not _SOURCE.search(source):
-                lacks = f"whose source {source!r} is neither" if source else "without a source"
+                has = f"the source {source!r}" if source else "no source"
                 yield (
-                    f"{where}: {_at(path)}{key} = {item} stands {lacks}; give source = a URL, or a document "
-                    "with its number, version or year, in this table or at the top of the file"
+                    f"{where}: {_at(path)}{key} = {item} has {has}; a source is a URL, or a document with its number, "
+                    "version or year: give one in this table or at the top of the file"
                 )
 
 

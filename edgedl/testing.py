@@ -164,7 +164,7 @@ def _exported(exporter: Exporter, source: ModelFile, samples: data.Dataset, sche
     place.mkdir()
     out = place / f"model{exporter.suffixes[0]}"
     calibration = exporting.calibrate(
-        source, samples, samples=SAMPLES, seed=0, draw=scheme.is_static, embed=False, labels=()
+        source, samples, samples=SAMPLES, seed=0, draw=scheme.is_static, embed=False, labels=(), shapes={}
     )
     try:
         made = exporting.make(

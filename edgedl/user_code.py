@@ -25,7 +25,7 @@ def module(name: str, where: str) -> ModuleType:
         else:
             message = f"{where}: no module {name!r} in {here} or among the installed ones"
         raise InputError(message) from e
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         message = f"{where}: importing {name} failed: {type(e).__name__}: {e}"
         raise InputError(message) from e
     finally:

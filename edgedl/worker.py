@@ -332,11 +332,12 @@ def _sweep() -> None:
     """Remove what an edgedl that was killed left in the temporary folder."""
     for folder in Path(tempfile.gettempdir()).glob("edgedl-*-*"):
         pid = folder.name.split("-")[1]
-        if pid.isdigit() and not _running(int(pid)):
+        if pid.isdigit() and not is_running(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of that id runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

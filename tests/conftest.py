@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,52 @@ def write_model(path, seed=0):
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model") / "small.keras")
+
+
+HELD = """
+import os, time
+from pathlib import Path
+import keras
+
+@keras.saving.register_keras_serializable("held")
+class Held(keras.layers.Layer):
+    def call(self, x):
+        asked = Path(os.path.dirname(os.environ.get("EDGEDL_PROGRESS", "")), "request.json")
+        hold = Path("hold")
+        if hold.exists() and asked.exists() and hold.read_text() in asked.read_text():
+            Path("part").write_text(str(os.getpid()))
+            Path("part").rename("held")
+            time.sleep(300)
+        return x
+"""
+
+
+@pytest.fixture(scope="session")
+def held(tmp_path_factory):
+    """A model that keeps a worker waiting in the call whose request has the text of the file `hold` in it.
+
+    Its module held.py, for --custom-objects, lies beside it.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    import keras
+
+    folder = tmp_path_factory.mktemp("held")
+    (folder / "held.py").write_text(HELD)
+    space = {"__name__": "held"}
+    exec(HELD, space)  # noqa: S102  our own text
+    keras.Sequential([keras.Input((8, 8, 1), name="image"), space["Held"]()]).save(folder / "held.keras")
+    keras.saving.get_custom_objects().pop("held>Held")
+    return folder / "held.keras"
+
+
+def when_held(folder, process):
+    """The process id of the worker that waits in a held model, whose command runs in `folder`."""
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until:
+        if (folder / "held").exists():
+            return int((folder / "held").read_text())
+        time.sleep(0.01)
+    return pytest.fail(f"nothing was held: {process.communicate()}")
 
 
 def samples(count, seed=0, classes=3):

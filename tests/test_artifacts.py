@@ -96,6 +96,20 @@ def test_read_refuses_a_sidecar_of_other_bytes_or_a_damaged_one(copied, content,
         artifacts.read(copied)
 
 
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("lineage", "'lineage' is missing"), ("inputs", "'inputs' is missing"), (None, "no sidecar of an artifact: ")],
+)
+def test_read_refuses_a_sidecar_that_says_too_little(copied, missing, message):
+    sidecar = artifacts.sidecar_path(copied)
+    told = json.loads(sidecar.read_text())
+    told = {k: v for k, v in told.items() if k != missing} if missing else told | {"lineage": 3}
+    sidecar.write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"a\.tflite\.edgedl\.json: no sidecar .*; remove it, or export") as said:
+        artifacts.read(copied)
+    assert message in str(said.value)
+
+
 def test_specs_cross_the_wire_whole():
     spec = TensorSpec(name="x", dtype="int8", shape=(1, None, 3), scale=(0.5, 0.25), zero_point=(0, 1), axis=2)
     told = json.loads(json.dumps({**spec.__dict__, "index": 7}))  # an agent says more than we keep
@@ -147,6 +161,16 @@ def test_publish_moves_all_or_nothing(tmp_path, monkeypatch, fails):
     assert {p.name: p.read_text() for p in out.parent.iterdir()} == dict.fromkeys(
         ("a.bin", "a.bin.edgedl.json"), "mine"
     )
+
+
+def test_publish_removes_the_copy_that_a_killed_session_left(tmp_path):
+    killed, at_work = tmp_path / ".a [1].bin.999999999.part", tmp_path / f".a [1].bin.{os.getppid()}.part"
+    mine = tmp_path / ".a [1].bin.notes.part"
+    for path in (killed, at_work, mine):
+        path.write_text("half")
+    with staged(tmp_path / "a [1].bin", force=False) as part:
+        part.write_text("whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([at_work.name, mine.name, "a [1].bin"])
 
 
 def test_check_output_knows_an_input_under_another_name(tmp_path):

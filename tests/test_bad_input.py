@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import samples
+from conftest import samples, when_held
 
 from edgedl import artifacts, worker
 from edgedl.cli import _full_disk
@@ -110,6 +110,27 @@ def test_bad_data_is_one_line_that_begins_with_the_file(cli, there, case, messag
     source = write_data(case, there)
     said = one_line(cli("validate", "a.tflite", "--reference", "a.tflite", "--data", source))
     assert said.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--max-drop", "nan"), "--max-drop: 0.5pp, or a number in the metric's unit, is needed, got 'nan'"),
+        (("--max-drop", "-1pp"), "--max-drop: 0.5pp, or a number in the metric's unit, is needed, got '-1pp'"),
+        (("--max-drop", "some"), "--max-drop: 0.5pp, or a number in the metric's unit, is needed, got 'some'"),
+        (("--limit", "size_bytes=nan"), "--limit: size_bytes=NUMBER is needed, got 'size_bytes=nan'"),
+        (("--limit", "size_bytes"), "--limit: size_bytes=NUMBER is needed, got 'size_bytes'"),
+    ],
+)
+def test_a_limit_that_is_no_number_is_refused_before_anything_runs(cli, there, option, message, monkeypatch):
+    monkeypatch.setattr(worker, "call", lambda *_, **__: pytest.fail("something ran"))
+    command = ["validate", "a.tflite", "--reference", "a.tflite", "--data", "d.npz"]
+    assert one_line(cli(*command, *option)) == message
+
+
+def test_a_metric_that_nobody_provides_exits_with_4(cli, there):
+    command = ["validate", "a.tflite", "--reference", "a.tflite", "--data", "d.npz", "--metric", "top"]
+    assert one_line(cli(*command), 4).startswith("no metric 'top'; allowed: auc, ")
 
 
 @pytest.mark.parametrize(
@@ -373,56 +394,45 @@ def test_a_full_disk_is_known_by_what_the_system_and_the_libraries_say(error, fu
 
 
 class Exporting:
-    """An `edgedl export` in a process of its own, with its own temporary folder, stopped while the exporter works."""
+    """An `edgedl export` in a process of its own, which stays in the converter: it traces a layer that waits there."""
 
     def __init__(self, folder, model, data):
-        self.folder, self.temporary = folder, folder / "tmp"
+        self.folder, self.output, self.temporary = folder, folder / "out", folder / "tmp"
         self.temporary.mkdir()
-        (folder / "b.tflite").write_text("mine")
+        self.output.mkdir()
+        (self.output / "b.tflite").write_text("mine")
+        shutil.copy(model.with_name("held.py"), folder)
+        (folder / "hold").write_text("run_exporter")
         environment = os.environ | {"TMPDIR": str(self.temporary)}
-        given = ["--scheme", "int8", "--calibration-data", str(data / "train.npz"), "-o", "b.tflite", "--force"]
+        given = ["--scheme", "int8", "--calibration-data", str(data / "train.npz"), "--custom-objects", "held"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "edgedl.cli", "export", str(model), *given],
+            [sys.executable, "-m", "edgedl.cli", "export", str(model), *given, "-o", "out/b.tflite", "--force"],
             cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def wait_for_the_exporter(self):
-        """The process id of the child, once it has been given the exporter's call."""
-        until = time.monotonic() + 120
-        while self.process.poll() is None and time.monotonic() < until:
-            for request in self.temporary.glob("edgedl-*/*-tensorflow/*/request.json"):
-                if "run_exporter" in request.read_text(errors="replace"):
-                    return next(pid for pid in children(self.process.pid) if worker._running(pid))
-            time.sleep(0.01)
-        pytest.fail(f"no exporter was called: {self.process.communicate()}")
-        return 0
+        """The process id of the child, once the converter is at work in it."""
+        return when_held(self.folder, self.process)
 
     def end(self):
         out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out, [text for text in err.splitlines() if text.strip()]
 
     def files(self):
-        return {p.name: p.read_text() for p in self.folder.iterdir() if p.is_file()}
-
-
-def children(pid):
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(word) for word in listed.read_text().split()]
+        return {p.name: p.read_text() for p in self.output.iterdir()}
 
 
 def gone(pid, seconds=30):
     until = time.monotonic() + seconds
-    while worker._running(pid) and time.monotonic() < until:
+    while worker.is_running(pid) and time.monotonic() < until:
         time.sleep(0.1)
-    return not worker._running(pid)
+    return not worker.is_running(pid)
 
 
 @pytest.fixture(scope="module")
-def interrupted(model, data, tmp_path_factory):
-    """Three exports at once, one for each test: (the export, its child's process id)."""
-    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
-        pytest.skip("needs the process tree of /proc")
-    made = {n: Exporting(tmp_path_factory.mktemp(n), model, data) for n in ("Ctrl-C", "kill -9", "kill -9 child")}
+def interrupted(held, data, tmp_path_factory):
+    """Three exports at once, one for each test."""
+    made = {n: Exporting(tmp_path_factory.mktemp(n), held, data) for n in ("Ctrl-C", "kill -9", "kill -9 child")}
     try:
         yield made
     finally:

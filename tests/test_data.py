@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,56 @@ def test_load_toml_names_data_target_shape_and_labels(tmp_path):
     assert prepared.open("x").ravel().tolist() == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]
 
 
+def write_classes(folder, *names):
+    """One .npy a class folder, of its name's length."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        np.save(folder / name / "1.npy", np.full(2, len(name), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("labels", "y", "found"),
+    [
+        (["ox", "cat", "mouse"], [1, 2, 0], ("ox", "cat", "mouse")),  # by name
+        (["ox", "mouse", "hen", "cat"], [3, 1, 0], ("ox", "mouse", "hen", "cat")),  # more than there are
+        (["Katze", "Maus", "Ochse"], [0, 1, 2], ("Katze", "Maus", "Ochse")),  # other names for the same
+    ],
+)
+def test_labels_of_a_toml_number_the_class_folders(tmp_path, labels, y, found):
+    write_classes(tmp_path / "d", "cat", "mouse", "ox")
+    (tmp_path / "a.toml").write_text(f'data = "d"\nlabels = {json.dumps(labels)}\n')
+    loaded = data.load(str(tmp_path / "a.toml"))
+    assert loaded.open("y").tolist() == y
+    assert loaded.open("x")[:, 0].tolist() == [3, 5, 2]
+    assert loaded.labels == found
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cat", "ox"], "labels: 'mouse' is not among them; the data has the classes cat, mouse, ox"),
+        (["Katze", "Maus"], "2 labels, and the data has 3 classes; name each"),
+    ],
+)
+def test_labels_that_do_not_name_every_class_are_refused(tmp_path, labels, message):
+    write_classes(tmp_path / "d", "cat", "mouse", "ox")
+    np.savez(tmp_path / "n.npz", x=np.zeros((3, 2)), y=[0, 2, 1])
+    (tmp_path / "a.toml").write_text(f'data = "d"\nlabels = {json.dumps(labels)}\n')
+    with pytest.raises(InputError, match=f"a.toml: {message}"):
+        data.load(str(tmp_path / "a.toml"))
+    (tmp_path / "a.toml").write_text(f'data = "n.npz"\nlabels = {json.dumps(labels)}\n')
+    with pytest.raises(InputError, match="2 labels, and the data has 3 classes"):
+        data.load(str(tmp_path / "a.toml"))
+
+
+def test_in_order_of_other_labels(tmp_path):
+    write_classes(tmp_path, "mouse", "ox")
+    found = data.load(str(tmp_path))
+    assert data.in_order_of(found, ("cat", "mouse", "ox")).open("y").tolist() == [1, 2]
+    for labels in ((), ("cat", "dog", "ox"), ("mouse", "ox")):
+        assert data.in_order_of(found, labels) is found
+
+
 def test_load_folder_of_images_by_class(tmp_path):
     from PIL import Image
 
@@ -90,6 +142,14 @@ def test_images_of_several_sizes_are_resized_one_by_one(tmp_path):
     assert data.load(str(tmp_path / "a.toml")).open("x").shape == (2, 4, 4, 3)
 
 
+def test_a_step_that_does_not_fit_names_the_data(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 6), np.float32))
+    (tmp_path / "a.toml").write_text('data = "a.npz"\n[[preprocess]]\nop = "crop"\nheight = 9\nwidth = 9\n')
+    found = data.load(str(tmp_path / "a.toml"))
+    with pytest.raises(InputError, match=r"a\.toml: preprocess step 1 \(crop\): "):
+        data.prepare(found, found.ops, ["x"])
+
+
 def test_windows_repeat_their_target(tmp_path):
     npz(tmp_path / "a.npz", x=np.arange(12, dtype=np.float32).reshape(2, 6), y=[0, 1])
     (tmp_path / "a.toml").write_text('data = "a.npz"\n[[preprocess]]\nop = "window"\nlength = 3\nstep = 3\n')
@@ -100,22 +160,72 @@ def test_windows_repeat_their_target(tmp_path):
     assert cut.open("y").tolist() == [0, 0, 1, 1]
 
 
-def test_load_function_takes_batches(tmp_path, monkeypatch):
-    (tmp_path / "my_data.py").write_text(
-        "import numpy as np\n"
-        "def batches():\n"
-        "    for i in range(3):\n"
-        "        yield np.full((2, 4), i, np.float32), np.array([i, i])\n"
-        "def broken():\n"
-        "    raise RuntimeError('no database')\n"
-    )
+FUNCTIONS = """
+import numpy as np
+X, Y = np.arange(12, dtype=np.float32).reshape(3, 4), np.array([2, 0, 1])
+NAMES = ["cat", "mouse", "ox"]
+def batches():
+    yield X[:2], Y[:2]
+    yield X[2:], Y[2:]
+def samples(): return [(X[i], Y[i]) for i in range(3)]
+def named(): return ({"x": X[i], "y": NAMES[i]} for i in range(3))
+def pair(): return X, Y
+def lists(): return X.tolist(), Y.tolist()
+def alone(): return X
+def parts(): return iter([X[:2], X[2:]])
+def broken(): raise RuntimeError("no database")
+def late():
+    yield X, Y
+    raise KeyError("no more")
+def leaves(): raise SystemExit(3)
+def nothing(): return None
+def three(): return [(X, Y, Y)]
+def ragged(): return [(X, Y), (X[:, :2], Y)]
+def coarser(): return [(X, Y), (X, Y + 0.5)]
+def objects(): return {"x": X, "y": [None, 1, 2]}
+"""
+
+
+@pytest.fixture
+def functions(tmp_path, monkeypatch):
+    (tmp_path / "my_data.py").write_text(FUNCTIONS)
     monkeypatch.chdir(tmp_path)
-    found = data.load("my_data:batches")
-    assert found.open("y").tolist() == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(InputError, match="my_data:broken raised RuntimeError: no database"):
-        data.load("my_data:broken")
-    with pytest.raises(InputError, match="my_data:missing"):
-        data.load("my_data:missing")
+
+
+@pytest.mark.parametrize("name", ["batches", "samples", "named", "pair", "lists", "alone", "parts"])
+def test_load_function_takes_arrays_batches_and_samples(functions, name):
+    found = data.load(f"my_data:{name}")
+    assert found.open("x").tolist() == np.arange(12).reshape(3, 4).tolist()
+    y = found.open("y").tolist() if "y" in found.arrays else None
+    assert y == {"alone": None, "parts": None, "named": [0, 1, 2]}.get(name, [2, 0, 1])
+    assert found.labels == (("cat", "mouse", "ox") if name == "named" else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", "my_data:broken raised RuntimeError: no database"),
+        ("late", "my_data:late raised KeyError: 'no more'"),
+        ("leaves", "my_data:leaves raised SystemExit: 3"),
+        ("missing", "my_data:missing: my_data has no function 'missing'; it has batches, samples"),
+        ("nothing", "my_data:nothing: gave NoneType; a dict of arrays, "),
+        ("three", "my_data:three: a batch of 3 parts; "),
+        ("ragged", r"my_data:ragged: x: sample 3 is float32 of shape \(2,\), the ones before are float32"),
+        ("coarser", "my_data:coarser: y: sample 3 is float64 of shape .*, the ones before are int64"),
+        ("objects", "my_data:objects: y: list is no array of numbers or texts"),
+    ],
+)
+def test_load_function_says_what_is_wrong(functions, name, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        data.load(f"my_data:{name}")
+
+
+def test_files_of_several_types_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "a" / "1.npy", np.zeros(3, np.uint8))
+    np.save(tmp_path / "a" / "2.npy", np.full(3, 0.5, np.float32))
+    with pytest.raises(InputError, match=r"2\.npy: type float32, the first sample has uint8; name .* \(cast\)"):
+        data.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +251,9 @@ def test_load_refuses_arrays(tmp_path, arrays, message):
         ("a.csv", b"a,b,y\n1,2\n", "line 2 has 2 columns, the header 3"),
         ("a.csv", b"a,b,y\n1,x,0\n", "line 2, column 'b': 'x' is no number"),
         ("a.csv", b"", "no header line"),
+        ("a.csv", b"a,b,y\n\n\n1,2,0\n1,x,0\n", "a.csv: line 5, column 'b': 'x' is no number"),
+        ("a.csv", b"\xff\xfe\x00", "a.csv: not a text file: "),
+        ("a.csv", b"a,b,y\n1,2,0\n1,2,\n", "a.csv: line 3, column 'y': no value"),
         ("a.toml", b'data = "b.npz"\n', "a.toml: data: no such file or folder: b.npz"),
         ("a.toml", b'date = "b.npz"\n', "date"),
         ("a.json", b"{}", "data is a .npz, .csv, .toml"),

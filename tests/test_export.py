@@ -57,6 +57,17 @@ def test_export_onnx_is_made_from_the_tflite_file_of_the_same_scheme(cli, model,
     assert [t["name"] for t in (*sidecar["inputs"], *sidecar["outputs"])] == ["image", "kind"]
 
 
+def test_export_onnx_takes_an_opset(cli, model, tmp_path):
+    import onnx
+
+    given = ("export", model, "-o", tmp_path / "a.onnx")
+    assert cli(*given, "--opset", 13).code == 0
+    assert [o.version for o in onnx.load(tmp_path / "a.onnx").opset_import] == [13]
+    refused = cli(*given, "--opset", 99, "--force")
+    assert (refused.code, refused.out) == (3, "")
+    assert "cannot write opset 99; allowed: 13 to 18" in refused.err
+
+
 def test_export_is_the_same_twice_and_another_with_another_seed(cli, model, data, tmp_path):
     shas = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -124,6 +135,21 @@ def test_export_refuses_data_of_another_shape(cli, model, tmp_path):
     assert answer.code == 2
     assert "input 'image' takes samples of shape (8, 8, 1), the data has (9, 9, 1)" in answer.err
     assert not (tmp_path / "a.tflite").exists()
+
+
+def test_export_fixes_free_sizes_and_wants_data_of_them(cli, data, tmp_path):
+    import keras
+
+    image = keras.Input((None, None, 1), name="image")
+    kind = keras.layers.Dense(3, name="kind")(keras.layers.GlobalAveragePooling2D()(image))
+    keras.Model(image, kind).save(tmp_path / "free.keras")
+    given = ("--scheme", "int8", "--calibration-data", data / "train.npz", "-o", tmp_path / "a.tflite")
+    free = cli("export", tmp_path / "free.keras", *given)
+    assert (free.code, "fix them with --shape image=1,H,W,1" in free.err) == (2, True)
+    other = cli("export", tmp_path / "free.keras", *given, "--shape", "image=1,9,9,1")
+    assert (other.code, "'image' takes samples of shape (9, 9, 1), the data has (8, 8, 1)" in other.err) == (2, True)
+    made = cli("export", tmp_path / "free.keras", *given, "--shape", "image=2,8,8,1", "--json")
+    assert made.json["inputs"][0]["shape"] == [2, 8, 8, 1]
 
 
 def test_export_carries_the_labels_of_the_trained_model(cli, model, tmp_path):

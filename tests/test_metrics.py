@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from edgedl.errors import InputError
+from edgedl.errors import InputError, PluginError
 from edgedl.validation.classification import Auc, TopK, confusion, per_class
 from edgedl.validation.metrics import Corpus, compare, default_metric, names, resolve, weighted_score
 
@@ -241,7 +241,7 @@ def test_metrics_name_what_they_need():
 @pytest.mark.parametrize("name", ["top0", "accuracy", "mae_logits", "top", "_logits", ""])
 def test_resolve_names_what_is_allowed(name):
     with pytest.raises(
-        InputError, match=rf"no metric '{name}'; allowed: auc, binary, .*topK \(such as top3\).*module:fun"
+        PluginError, match=rf"no metric '{name}'; allowed: auc, binary, .*topK \(such as top3\).*module:fun"
     ):
         resolve(name)
 

@@ -5,14 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import jsonschema
 import numpy as np
 import pytest
-from conftest import samples
+from conftest import samples, when_held
 
 from edgedl import pipeline, pipeline_file, runs
 from edgedl.cli import edgedl
@@ -248,9 +248,11 @@ def test_the_worst_verdict_is_the_exit_code(cli, project):
         "all": inconclusive + validate + failing + unchecked,
     }.items():
         file = write(project / "p.toml", MODEL + EXPORT + tables)
-        answer = cli("run", file, "--json")
+        answer = cli("run", file, "--json", "--junit", project / f"{name}.xml")
         codes[name] = (answer.code, answer.json["verdict"])
         assert answer.json["exit_code"] == answer.code
+        root = ElementTree.parse(project / f"{name}.xml").getroot()
+        assert (root.get("failures") == "0") == (answer.code == 0)
     assert codes == {
         "warned": (0, "inconclusive"),
         "inconclusive": (7, "inconclusive"),
@@ -262,23 +264,25 @@ def test_the_worst_verdict_is_the_exit_code(cli, project):
 # ---- a kill ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_goes_on_after_a_kill_where_it_was(cli, project):
+def test_a_run_goes_on_after_a_kill_where_it_was(cli, project, held, monkeypatch):
     """A real process, killed while it is in the second of two steps."""
-    second = '[[export]]\nformat = "tflite"\nscheme = "int8"\ncalibration-data = "d.npz"\n'
-    file = write(project / "p.toml", MODEL + EXPORT + second)
+    for source in (held, held.with_name("held.py")):
+        shutil.copy(source, project)
+    monkeypatch.chdir(project)
+    (project / "hold").write_text("static_wi8_ai8")
+    own = 'custom-objects = "held"\n'
+    second = f'[[export]]\nformat = "tflite"\nscheme = "int8"\ncalibration-data = "d.npz"\n{own}'
+    file = write(project / "p.toml", f'model = "held.keras"\n{EXPORT}{own}{second}')
     process = subprocess.Popen(
         [sys.executable, "-m", "edgedl.cli", "run", str(file)], env=os.environ, stderr=subprocess.PIPE, text=True
     )
-    until = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < until:
-        if (project / "p" / ".export-2.part" / "request.json").exists():
-            break
-        time.sleep(0.005)
+    when_held(project, process)
     process.kill()
     _, said = process.communicate()
     assert process.returncode == -9, said
     assert sorted(p.name for p in (project / "p").iterdir()) == [".export-2.part", "export-1"]
     before = (project / "p" / "export-1" / "done.json").stat().st_mtime_ns
+    (project / "hold").unlink()
     answer, done, skipped = run(cli, file)
     assert (answer.code, done, skipped) == (0, ["export-2"], ["export-1"])
     assert sorted(p.name for p in (project / "p").iterdir()) == ["export-1", "export-2"]

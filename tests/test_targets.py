@@ -171,7 +171,7 @@ def test_check_wants_a_source_for_every_number_and_version(tmp_path: Path) -> No
     text = SOUND.replace('source = "https://example.com/board.pdf"\n', "")
     text += '[runtime.litert]\nminimum = "2.3.0"\n[cpu]\ncores = 2\nclusters = [{ core = "a", cores = 1 }]\n'
     found = findings(tmp_path, text)
-    places = [f.split(" stands ")[0] for f in found]
+    places = [f.split(" has ")[0] for f in found]
     assert places == [
         "[memory]: ram_bytes = 4096",
         "[memory]: flash_bytes = 8192",
@@ -179,7 +179,7 @@ def test_check_wants_a_source_for_every_number_and_version(tmp_path: Path) -> No
         "[cpu]: cores = 2",
         "[cpu.clusters]: cores = 1",
     ]
-    assert "stands without a source; give source = a URL, or a document" in found[0]
+    assert "has no source; a source is a URL, or a document" in found[0]
 
 
 def test_check_lets_a_table_give_its_own_source(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_check_lets_a_table_give_its_own_source(tmp_path: Path) -> None:
 
 def test_check_refuses_a_source_that_cannot_be_looked_up(tmp_path: Path) -> None:
     found = findings(tmp_path, SOUND.replace("https://example.com/board.pdf", "common knowledge"))
-    assert found[0].startswith("[memory]: ram_bytes = 4096 stands whose source 'common knowledge' is neither")
+    assert found[0].startswith("[memory]: ram_bytes = 4096 has the source 'common knowledge'; a source is a URL")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,10 @@ def test_plan_needs_a_loss_and_counts_the_samples_there_are(cli, exported):
     answer = cli(*given)
     assert (answer.code, answer.out) == (2, "")
     assert "--plan: name the loss that is allowed with --max-drop" in answer.err
-    assert "--max-drop: 0.5pp or 0.005 is needed, got 'much'" in cli(*given, "--max-drop", "much").err
+    assert (
+        "--max-drop: 0.5pp, or a number in the metric's unit, is needed, got 'much'"
+        in cli(*given, "--max-drop", "much").err
+    )
     loose, tight = (cli(*given, "--max-drop", d, "--json").json for d in ("5pp", "0.5pp"))
     assert loose["have"] == tight["have"] == 400
     assert loose["samples"] < 400 < tight["samples"]

@@ -53,6 +53,50 @@ def test_a_broken_artifact_fails(cli, model, trained, data, tmp_path):
         assert cli("validate", tmp_path / "other.tflite", *given).code == 6
 
 
+def test_an_int8_file_with_float_outputs_is_compared_in_its_own_steps(cli, trained, data):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--json")
+    answer = cli("validate", trained / "a.tflite", *given)
+    differ, steps = (named(answer, name)["measured"] for name in ("max_abs", "max_lsb"))
+    assert steps == pytest.approx(differ * 256, abs=1)  # a softmax has steps of 1/256
+    assert cli("export", trained / "m.keras", "-o", trained / "f.tflite", "--force").code == 0
+    answer = cli("validate", trained / "f.tflite", *given)
+    assert "max_lsb" not in {c["name"] for c in answer.json["checks"]}
+
+
+def test_an_artifact_that_gives_nan_fails_and_its_metric_is_left_out(cli, model, data, tmp_path):
+    import keras
+
+    cli("export", model, "--no-slim", "-o", tmp_path / "a.tflite")
+    content = (tmp_path / "a.tflite").read_bytes()
+    weights = keras.models.load_model(model).layers[-1].kernel.numpy().T.tobytes()
+    assert content.count(weights) == 1
+    broken = np.full(len(weights) // 4, np.nan, np.float32).tobytes()
+    (tmp_path / "nan.tflite").write_bytes(content.replace(weights, broken))
+    given = ("--data", data / "test.npz", "--max-drop", "1pp", "--json")
+    answer = cli("validate", tmp_path / "nan.tflite", "--reference", tmp_path / "a.tflite", *given)
+    assert answer.code == 6, answer.err
+    why = "1,200 of 1,200 output values are NaN or infinite: those of the artifact"
+    assert (named(answer, "nonfinite")["verdict"], named(answer, "nonfinite")["why"]) == ("fail", why)
+    assert "accuracy" not in {c["name"] for c in answer.json["checks"]}
+
+
+def test_classes_of_the_data_are_matched_with_those_of_the_artifact_by_name(cli, trained, data, tmp_path):
+    """Text labels of two of the three classes; by number they would be the first two."""
+    kinds = ["left", "middle", "right"]
+    (tmp_path / "labels.txt").write_text("\n".join(kinds))
+    given = ("--labels", tmp_path / "labels.txt", "-o", tmp_path / "a.tflite")
+    assert cli("export", trained / "m.keras", *given).code == 0
+    x, y = samples(90, seed=7)
+    np.savez(tmp_path / "two.npz", x=x[y > 0], y=np.array(kinds)[y[y > 0]])
+    given = ("--reference", tmp_path / "a.tflite", "--data", tmp_path / "two.npz")
+    answer = cli("validate", tmp_path / "a.tflite", *given, "--json")
+    assert named(answer, "accuracy")["measured"] > 0.9
+    assert "note: classes are matched by name: the data has middle, right; the artifact left, middle" in answer.err
+    np.savez(tmp_path / "two.npz", x=x, y=np.array(["a", "b", "c"])[y])
+    answer = cli("validate", tmp_path / "a.tflite", *given, "--json")
+    assert "note: classes are matched by number, not by name: the data has a, b, c; the artifact left" in answer.err
+
+
 def test_targets_are_judged_with_their_kernels_and_never_by_this_machines_latency(cli, trained, data):
     given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--limit", "latency_ms=1000")
     targets = ("--target", "host", "--target", "nucleo-h743zi2")

@@ -70,11 +70,13 @@ def test_progress_reaches_the_parent(child):
     assert seen == [("calibrating", 3, 3)]
 
 
-def test_begin_goes_on_here_while_the_child_works_and_gives_its_result_or_error(child):
-    begun = time.monotonic()
-    slow = worker.begin(lambda: child.call("subprocess:check_call", {"args": ["sleep", "0.5"]}))
+def test_begin_goes_on_here_while_the_child_works_and_gives_its_result_or_error(child, tmp_path):
+    os.mkfifo(tmp_path / "end")
+    waiting = ["sh", "-c", f"read word < {tmp_path / 'end'}"]
+    slow = worker.begin(lambda: child.call("subprocess:check_call", {"args": waiting}, timeout_s=60))
     wrong = worker.begin(lambda: child.call("edgedl.data:load", {"source": "nowhere.npz"}))
-    assert time.monotonic() - begun < 0.4
+    assert not slow.done()
+    (tmp_path / "end").write_text("now\n")
     assert slow.result() == 0
     with pytest.raises(InputError, match="nowhere"):
         wrong.result()
@@ -88,7 +90,7 @@ def test_a_pool_closes_at_once_when_a_child_still_works():
         time.sleep(0.01)
     begun = time.monotonic()
     pool.close()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 20  # the call takes 30
     assert not child.alive
     with pytest.raises(Exception, match=r"killed by SIGKILL|closed file|No such file"):
         slow.result()
@@ -126,10 +128,10 @@ def test_children_end_when_their_parent_is_killed(tmp_path):
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    until = time.monotonic() + 10
-    while worker._running(pid) and time.monotonic() < until:
+    until = time.monotonic() + 60
+    while worker.is_running(pid) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not worker._running(pid)
+    assert not worker.is_running(pid)
 
 
 def test_a_missing_interpreter_is_a_worker_error(pool):

@@ -70,7 +70,7 @@ def check_free(force: bool, *files: str | None) -> None:
             raise InputError(message)
 
 
-def write_junit(path: str | None, reports: Any, on_inconclusive: str, force: bool) -> None:
+def write_junit(path: str | None, reports: Any, on_inconclusive: str | list[str], force: bool) -> None:
     """The verdicts as JUnit XML, where `--junit` names a file."""
     if path is None:
         return

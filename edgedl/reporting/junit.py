@@ -14,18 +14,21 @@ OnInconclusive = Literal["fail", "warn", "pass"]
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 
 
-def render(reports: Report | Sequence[Report], *, on_inconclusive: OnInconclusive = "fail") -> str:
+def render(
+    reports: Report | Sequence[Report], *, on_inconclusive: OnInconclusive | Sequence[OnInconclusive] = "fail"
+) -> str:
     """JUnit XML: a suite a report, a case a check that counts, a property a check for information.
 
     `fail` and `unchecked` are failures, since neither is a pass and the command exits with 6 or 7. `inconclusive` is a
     failure, a skipped case under `on_inconclusive="warn"`, or a passed one under `"pass"`; its reason stays in the
-    case. The failure's `type` is the verdict.
+    case. `on_inconclusive` is one for all reports, or one each. The failure's `type` is the verdict.
     """
     many = [reports] if isinstance(reports, Report) else list(reports)
     root = ElementTree.Element("testsuites", name="edgedl validate")
     totals = {"tests": 0, "failures": 0, "skipped": 0}
-    for report in many:
-        suite = _suite(report, on_inconclusive)
+    each = [on_inconclusive] * len(many) if isinstance(on_inconclusive, str) else on_inconclusive
+    for report, lenient in zip(many, each, strict=True):
+        suite = _suite(report, lenient)
         root.append(suite)
         totals = {key: count + int(suite.attrib[key]) for key, count in totals.items()}
     root.attrib.update({key: str(count) for key, count in totals.items()}, errors="0")

@@ -44,6 +44,9 @@ TITLES = {
     "peak_rss_bytes": "Peak memory",
     "instructions": "Instructions per inference",
     "cpu_fallback_ops": "Ops that fall back to the CPU",
+    "format": "Format that the target takes",
+    "io": "Types of inputs and outputs",
+    "unsupported_ops": "Ops that the target lacks",
     "op_versions": "Op versions the runtime lacks",
 }
 

@@ -78,8 +78,10 @@ def unit_of(check: Check) -> str:
 
 
 def measured(check: Check) -> str:
-    """The figure of a check without its interval; `not measured` where there is none."""
-    return "not measured" if check.measured is None else number(check.measured, unit_of(check))
+    """The figure of a check without its interval; `not measured` where a limit asked for one."""
+    if check.measured is None:
+        return ABSENT if check.limit is None else "not measured"
+    return number(check.measured, unit_of(check))
 
 
 def limit(check: Check) -> str:

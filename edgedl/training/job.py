@@ -30,7 +30,7 @@ def train_to(
     artifacts.check_output(out, force=force, inputs=(source, evaluation))
     worker.warm()  # TensorFlow loads while the data is read
     staged = data.load(source)
-    judged = data.load(evaluation) if evaluation else None
+    judged = data.in_order_of(data.load(evaluation), staged.labels) if evaluation else None
     with artifacts.staged(out, force=force) as part:
         arguments = {
             "model": model,

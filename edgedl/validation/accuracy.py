@@ -99,7 +99,9 @@ def agreement(judged: Judged, gates: Gates, *, prefix: str, target: str | None, 
         why = f"of {found.samples:,} samples, the answer changed"
         checks.append(_renamed(gates.check("flips", found.flips, why=why, **shared), prefix))
     if found.nonfinite:
-        why = f"{found.nonfinite} output values are NaN or infinite on one side"
+        sides = {"artifact": judged.artifact, "reference": judged.reference}
+        given = " and ".join(side for side, values in sides.items() if not parity.is_finite(values))
+        why = f"{found.nonfinite:,} of {found.values:,} output values are NaN or infinite: those of the {given}"
         checks.append(Check(name=f"{prefix}nonfinite", measured=found.nonfinite, limit=0, unit="count",
                             verdict=Verdict.FAIL, why=why, **shared))  # fmt: skip
     entry = {

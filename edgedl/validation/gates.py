@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -38,21 +39,33 @@ class Gates:
     gate: Gate = "prove"
     limits: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse a `max_drop` that is no number, before anything runs. Raises InputError."""
+        if self.max_drop is not None:
+            self._number("0.5pp, or a number in the metric's unit,")
+
     def tolerance(self, unit: str, metric: str) -> float | None:
         """The largest drop allowed in the metric's unit. Raises InputError."""
         if self.max_drop is None:
             return None
-        text = self.max_drop.strip()
-        points = text.endswith("pp")
+        allowed = "0.5pp or 0.005" if unit == "fraction" else f"a number in the unit of {metric}"
+        value, is_points = self._number(allowed)
+        if is_points and unit != "fraction":
+            message = f"--max-drop: {allowed} is needed, got {self.max_drop!r}"
+            raise InputError(message)
+        return value / 100 if is_points else value
+
+    def _number(self, allowed: str) -> tuple[float, bool]:
+        """The number in `max_drop`, and whether it is in percentage points."""
+        text = (self.max_drop or "").strip()
         try:
             value = float(text.removesuffix("pp"))
         except ValueError:
-            value = -1.0
-        if value < 0 or (points and unit != "fraction"):
-            allowed = "0.5pp or 0.005" if unit == "fraction" else f"a number in the unit of {metric}"
+            value = math.nan
+        if not 0 <= value < math.inf:
             message = f"--max-drop: {allowed} is needed, got {self.max_drop!r}"
             raise InputError(message)
-        return value / 100 if points else value
+        return value, text.endswith("pp")
 
     def check(
         self,
@@ -126,7 +139,9 @@ def parse_limits(texts: Sequence[str]) -> dict[str, float]:
             raise InputError(message)
         try:
             limits[name] = float(number)
-        except ValueError as e:
+        except ValueError:
+            limits[name] = math.nan
+        if not math.isfinite(limits[name]):
             message = f"--limit: {name}=NUMBER is needed, got {text!r}"
-            raise InputError(message) from e
+            raise InputError(message)
     return limits

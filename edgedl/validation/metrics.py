@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedl import plugins, user_code
-from edgedl.errors import EdgedlError, InputError
+from edgedl.errors import EdgedlError, InputError, PluginError
 from edgedl.types import Metric
 from edgedl.validation import statistics
 from edgedl.validation.parity import slices
@@ -121,7 +121,8 @@ def names() -> tuple[str, ...]:
 def resolve(name: str) -> Metric:
     """The metric that `name` stands for: an installed one, `topK`, `NAME_logits`, or `module:function`.
 
-    `NAME_logits` puts the threshold of a sigmoid metric at 0 in place of 0.5. Raises InputError with what is allowed.
+    `NAME_logits` puts the threshold of a sigmoid metric at 0 in place of 0.5.
+    Raises PluginError with what is allowed.
     """
     if name in names():
         loaded: Metric = plugins.load("metrics", name)
@@ -139,7 +140,7 @@ def resolve(name: str) -> Metric:
             thresholded: Metric = metric.on_logits()
             return thresholded
     message = f"no metric {name!r}; allowed: {', '.join(names())}, topK (such as top3), NAME_logits, module:function"
-    raise InputError(message)
+    raise PluginError(message)
 
 
 def default_metric(

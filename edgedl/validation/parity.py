@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedl.errors import InputError
-from edgedl.types import TensorSpec
+from edgedl.types import ArtifactInfo, TensorSpec
 
 _SLICE_BYTES = 8 << 20
 
@@ -47,6 +47,22 @@ def slices(samples: int, sample_bytes: int, budget_bytes: int = _SLICE_BYTES) ->
     step = max(1, budget_bytes // max(1, sample_bytes))
     for start in range(0, samples, step):
         yield slice(start, min(start + step, samples))
+
+
+def on_its_grid(spec: TensorSpec, info: ArtifactInfo) -> TensorSpec:
+    """A float output with the steps of the integers that it is made of, where the file says them."""
+    steps = info.metadata.get("output_steps", {}).get(spec.name)
+    if spec.scale or not steps:
+        return spec
+    return replace(
+        spec, dtype=steps["dtype"], scale=tuple(steps["scale"]), zero_point=tuple(int(z) for z in steps["zero_point"])
+    )
+
+
+def is_finite(values: NDArray[np.generic]) -> bool:
+    """Whether no value is NaN or infinite."""
+    parts = slices(len(values), values[:1].nbytes)
+    return all(bool(np.isfinite(np.asarray(values[part], np.float64)).all()) for part in parts)
 
 
 def compare(artifact: NDArray[np.generic], reference: NDArray[np.generic], spec: TensorSpec | None = None) -> Parity:

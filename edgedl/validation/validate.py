@@ -13,7 +13,6 @@ from edgedl import artifacts, data, exporting, model_file, preprocessing, target
 from edgedl.data import Dataset
 from edgedl.errors import EdgedlError, InputError
 from edgedl.model_file import ModelFile
-from edgedl.preprocessing.op import Op
 from edgedl.types import (
     Artifact,
     ArtifactInfo,
@@ -27,7 +26,7 @@ from edgedl.types import (
     Verdict,
     to_json,
 )
-from edgedl.validation import accuracy, benchmark, evaluate, metrics
+from edgedl.validation import accuracy, benchmark, evaluate, metrics, parity, provenance
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.evaluate import Setting
@@ -104,8 +103,9 @@ def _case(request: Request) -> tuple[Case, list[str]]:
         worker.warm()  # TensorFlow loads while the data is read
     artifacts.runtime_for(artifacts.require_format(request.artifact), request.runtime)  # refused before any work
     reading = worker.begin(lambda: artifacts.read(request.artifact))  # while the data is read
-    dataset = data.load(request.data)
+    loaded = data.load(request.data)
     artifact, info = reading.result()
+    dataset = data.in_order_of(loaded, artifact.lineage.labels)
     names = data.input_names(dataset, artifact.inputs)
     left = evaluate.left_to_the_app(artifact, dataset)
     bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
@@ -124,7 +124,13 @@ def _case(request: Request) -> tuple[Case, list[str]]:
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
         outputs=outputs.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
     )  # fmt: skip
-    return case, [*chosen, *said, *_other_preprocessing(case, left), *_overlap(case, names)]
+    return case, [
+        *chosen,
+        *said,
+        *provenance.other_preprocessing(artifact, dataset, left),
+        *provenance.other_labels(artifact, loaded, dataset),
+        *provenance.overlap(artifact, dataset, names),
+    ]
 
 
 def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> Outputs:
@@ -176,7 +182,9 @@ def _beside(reference: Artifact | ModelFile, artifact: Artifact) -> tuple[Artifa
         return reference, []
     if artifact.scheme == Scheme.FP32:
         return None, []
-    shapes = {s.name: tuple(int(v or 1) for v in s.shape) for s in artifact.inputs}
+    names = [spec.name for spec in reference.inputs]
+    own = sorted(artifact.inputs, key=lambda s: names.index(s.name) if s.name in names else -1)  # else by place
+    shapes = {name: tuple(int(v or 1) for v in s.shape) for name, s in zip(names, own, strict=False)}
     try:
         return exporting.kept_export(reference, artifact.format, shapes=shapes), []
     except EdgedlError as e:
@@ -276,24 +284,25 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
             reference=np.load(case.reference[output], mmap_mode="r"),
             artifact=np.load(outputs[output], mmap_mode="r"),
             targets=np.load(case.targets[output], mmap_mode="r") if metric else None,
-            spec=spec,
+            spec=parity.on_its_grid(spec, case.info),
             labels=case.dataset.labels or case.artifact.lineage.labels,
             groups=groups,
             slices=slices,
         )
         _check_shapes(case, judged)
         prefix = f"{output}." if many else ""
-        if metric:
+        has_answers = metric is None or getattr(metric, "unit", "") == "fraction"
+        agreed = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers)
+        is_broken = any(c.name == f"{prefix}nonfinite" for c in agreed.checks)  # no metric can judge that
+        if metric and not is_broken:
             with accuracy.about(f"{case.request.data}: output {output!r}"):
                 found = accuracy.compare(
                     judged, metric, case.request.gates, prefix=prefix, target=where, seed=case.request.seed
                 )
             checks += found.checks
             details = details or found.details
-        has_answers = metric is None or getattr(metric, "unit", "") == "fraction"
-        parity = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers)
-        checks += [c for c in parity.checks if c.name not in {k.name for k in checks}]
-        parities.append(parity.details["parity"])
+        checks += [c for c in agreed.checks if c.name not in {k.name for k in checks}]
+        parities.append(agreed.details["parity"])
     if case.request.gates.max_drop is not None and not any(metric for _, metric, _ in case.judges):
         checks.append(Check(name="accuracy_drop", target=where, method=Method.MEASURED_HOST,
                             verdict=Verdict.UNCHECKED, why="the data has no targets"))  # fmt: skip
@@ -359,30 +368,6 @@ def _slower(case: Case, timings: Sequence[Timing]) -> list[str]:
         beside = "its float parent" if timings[1].artifact.scheme == Scheme.FP32 else case.request.reference
         return [f"{case.request.artifact} is slower than {beside} here: {found['latency_ratio']:.2f}x the time"]
     return []
-
-
-def _other_preprocessing(case: Case, left: Sequence[Op]) -> list[str]:
-    """Whether the data is preprocessed in another way than the artifact was exported with."""
-    wanted = to_json(case.artifact.lineage.preprocessing)
-    here = to_json(preprocessing.to_json((*case.dataset.applied, *left)))
-    if case.artifact.lineage.data_sha256 is None or wanted == here:
-        return []
-    told = f"{case.dataset.source} does {here or 'nothing'}"
-    return [f"the artifact was exported for data preprocessed by {wanted or 'nothing'}; {told}"]
-
-
-def _overlap(case: Case, names: Sequence[str]) -> list[str]:
-    """Whether the artifact was calibrated on samples that it is judged on."""
-    calibrated = set(case.artifact.lineage.calibration_hashes)
-    if not calibrated:
-        return []
-    here = data.sample_hashes([case.dataset.arrays[name] for name in names])
-    shared = calibrated.intersection(here)
-    if not shared:
-        return []
-    return [
-        f"{len(shared)} of {len(calibrated)} calibration samples are in this data: its figures flatter the artifact"
-    ]
 
 
 def _facts(case: Case, timings: Sequence[Timing]) -> dict[str, Any]:

@@ -48,6 +48,15 @@ def test_every_convolution_of_the_onnx_file_is_an_integer_one(cli, shared, folde
     assert any("10 of 10 convolutions and matrix products run as integer kernels" in note for note in notes)
 
 
+def test_a_published_file_with_names_of_its_own_is_judged_beside_the_model(cli, shared):
+    """Its input is `input_1_int8`; the model's is `input_1`."""
+    folder = shared / "mlperf_tiny" / "ic"
+    answer, checks = judged(cli, shared, folder / "pretrainedResnet_quant.tflite", folder / "pretrainedResnet.h5")
+    assert answer.code == 0, answer.err
+    assert abs(checks["accuracy_drop"]["measured"]) <= 0.005
+    assert "no float tflite" not in answer.err
+
+
 def test_the_two_formats_give_the_same_class(cli, shared, folder):
     tflite, onnx = (exported(cli, shared, folder, suffix) for suffix in (".tflite", ".onnx"))
     answer, checks = judged(cli, shared, onnx, tflite)

@@ -19,7 +19,10 @@ DTYPES = {"float": "float32", "double": "float64"}
 
 
 def describe(path: str) -> ArtifactInfo:
-    """Inputs, outputs and metadata; ops and weight bytes of an .onnx file too. Raises InputError: not such a file."""
+    """Inputs, outputs and metadata; ops and weight bytes of an .onnx file too. Raises InputError: not such a file.
+
+    `metadata` has output_steps beside what the file carries, see `_output_steps`.
+    """
     session = _session(path)
     custom = dict(session.get_modelmeta().custom_metadata_map)
     metadata = {k.removeprefix(PREFIX): _value(v) if k.startswith(PREFIX) else v for k, v in custom.items()}
@@ -35,7 +38,7 @@ def describe(path: str) -> ArtifactInfo:
         outputs=tuple(_spec(v, quantization) for v in session.get_outputs()),
         ops=_ops(model) if model else (),
         weight_bytes=_weight_bytes(model) if model else {},
-        metadata=metadata,
+        metadata=metadata | {"output_steps": _output_steps(model) if model else {}},
     )
 
 
@@ -85,6 +88,22 @@ def _quantization(model: onnx.ModelProto) -> dict[str, Any]:
         if name and len(node.input) == 3 and all(n in values for n in node.input[1:]):
             scale, zero_point = values[node.input[1]], values[node.input[2]]
             found[name[0]] = (scale.reshape(-1).tolist(), zero_point.reshape(-1).tolist())
+    return found
+
+
+def _output_steps(model: onnx.ModelProto) -> dict[str, Any]:
+    """Outputs that are float in the file and integers within: dtype, scale and zero point before DequantizeLinear."""
+    from edgedl_onnx.graphs import arrays
+
+    values, outputs = arrays(model.graph), {o.name for o in model.graph.output}
+    found = {}
+    for node in model.graph.node:
+        is_last = node.op_type == "DequantizeLinear" and node.output[0] in outputs
+        if is_last and len(node.input) == 3 and all(n in values for n in node.input[1:]):
+            scale, zero_point = values[node.input[1]], values[node.input[2]]
+            steps = {"scale": scale.reshape(-1).tolist(), "zero_point": zero_point.reshape(-1).tolist()}
+            if scale.size == 1:
+                found[node.output[0]] = {"dtype": str(zero_point.dtype), **steps}
     return found
 
 

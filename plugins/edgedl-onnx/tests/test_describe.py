@@ -25,10 +25,18 @@ def test_describe_says_what_is_in_the_file(export):
     assert len(image.zero_point) == 1
     assert info.outputs[0].scale == (1 / 256,)
     assert info.outputs[0].zero_point == (-128,)
-    assert info.metadata == {"scheme": "static_wi8_ai8", "labels": ["a", "b"]}
+    assert info.metadata == {"scheme": "static_wi8_ai8", "labels": ["a", "b"], "output_steps": {}}
     assert [o.name for o in info.ops].count("Conv") == 3
     assert {o.version for o in info.ops} == {17}
     assert info.weight_bytes["int8"] >= 16 * (27 + 9 + 144 + 10)
+
+
+def test_a_float_output_has_the_steps_of_the_integers_it_is_made_of(export):
+    softmax = {"dtype": "int8", "scale": [1 / 256], "zero_point": [-128]}
+    found = describe(str(export("cnn", "static_wi8_ai8").path)).metadata["output_steps"]
+    (steps,) = found.values()
+    assert steps in (softmax, softmax | {"dtype": "uint8", "zero_point": [0]})
+    assert describe(str(export("cnn", "fp32").path)).metadata["output_steps"] == {}
 
 
 def test_quantization_is_found_in_files_of_other_tools(export, tmp_path):

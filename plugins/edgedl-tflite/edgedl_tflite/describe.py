@@ -16,8 +16,11 @@ UNRESOLVED = ("unresolved custom op", "Select TensorFlow op", "regular TensorFlo
 
 
 def describe(path: str) -> ArtifactInfo:
-    """The contents of the file. `metadata` has the keys description, signatures, custom_ops, float_ops, entries and,
-    where the file carries TFLITE_METADATA, name, inputs, outputs, labels. Raises InputError for a damaged file."""
+    """The contents of the file. `metadata` has the keys description, signatures, custom_ops, float_ops, entries,
+    output_steps (see `_output_steps`) and, where the file carries TFLITE_METADATA, name, inputs, outputs, labels.
+
+    Raises InputError for a damaged file.
+    """
     data = _whole(Path(path))
     model = flatbuffer.read(data)
     try:
@@ -72,16 +75,38 @@ def _damaged(path: Path, why: str) -> InputError:
 
 def _ends(model: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs by signature name, else by tensor name."""
+    graph, sides = _sides(model)
+    inputs, outputs = (tuple(_tensor(name, graph.tensors[i]) for name, i in side) for side in sides)
+    return inputs, outputs
+
+
+def _sides(model: Any) -> tuple[Any, list[list[tuple[str, int]]]]:
+    """The graph that is run, and (name, tensor index) of its inputs and of its outputs."""
     graph = model.subgraphs[0]
     if model.signatureDefs:
         first = model.signatureDefs[0]
         graph = model.subgraphs[first.subgraphIndex]
-        sides = [[(flatbuffer.text(m.name), m.tensorIndex) for m in side] for side in (first.inputs, first.outputs)]
-    else:
-        names = flatbuffer.names(model, graph)
-        sides = [[(names[i], i) for i in side] for side in (graph.inputs, graph.outputs)]
-    inputs, outputs = (tuple(_tensor(name, graph.tensors[i]) for name, i in side) for side in sides)
-    return inputs, outputs
+        return graph, [
+            [(flatbuffer.text(m.name), m.tensorIndex) for m in side] for side in (first.inputs, first.outputs)
+        ]
+    names = flatbuffer.names(model, graph)
+    return graph, [[(names[i], i) for i in side] for side in (graph.inputs, graph.outputs)]
+
+
+def _output_steps(model: Any) -> dict[str, Any]:
+    """Outputs that are float in the file and integers within: their dtype, scale and zero point before DEQUANTIZE."""
+    graph, (_, outputs) = _sides(model)
+    within = {
+        int(op.outputs[0]): graph.tensors[int(op.inputs[0])]
+        for op in graph.operators or []
+        if flatbuffer.op_name(model, op) == "DEQUANTIZE"
+    }
+    specs = {name: _tensor(name, within[i]) for name, i in outputs if i in within}
+    return {
+        name: {"dtype": spec.dtype, "scale": spec.scale, "zero_point": spec.zero_point}
+        for name, spec in specs.items()
+        if len(spec.scale) == 1
+    }
 
 
 def _tensor(name: str, tensor: Any) -> TensorSpec:
@@ -122,6 +147,7 @@ def _metadata(path: str, data: bytes, model: Any) -> dict[str, Any]:
         "custom_ops": sorted(custom),
         "float_ops": flatbuffer.float_ops(model),
         "entries": sorted(entries),
+        "output_steps": _output_steps(model),
     }
     if entries.get(metadata.ENTRY) is None:
         return found

@@ -30,6 +30,7 @@ def verify(file: bytes, model: keras.Model, samples: Samples, affines: Mapping[i
     """A note with the largest difference between file and model on `samples`. Raises EdgedlError where it is absurd."""
     answers = run(file, samples)
     worst, name, size = 0.0, "", 0.0
+    strange: list[str] = []
     for output, wanted in _reference(model, samples, affines).items():
         got = answers[output]
         if got.shape != wanted.shape:
@@ -38,6 +39,7 @@ def verify(file: bytes, model: keras.Model, samples: Samples, affines: Mapping[i
             )
             raise EdgedlError(message)
         finite = np.isfinite(wanted)
+        strange += [] if finite.all() else [repr(output)]
         difference = np.abs(got[finite].astype(np.float64) - wanted[finite])
         if not np.isfinite(difference).all():
             message = f"the .tflite file answers NaN in output {output!r}, where Keras does not; it was not written"
@@ -46,8 +48,9 @@ def verify(file: bytes, model: keras.Model, samples: Samples, affines: Mapping[i
             worst, name, size = float(difference.max()), output, float(np.abs(wanted[finite]).max())
         if difference.size and np.issubdtype(wanted.dtype, np.floating):
             _judge(output, difference, wanted[finite], scheme)
-    where = f"output {name!r}, values up to {size:.3g}"
-    return f"largest difference to Keras on {len(samples)} samples: {worst:.3g} ({where})"
+    told = [f"{worst:.3g} (output {name!r}, values up to {size:.3g})"] if name else []
+    told += [f"Keras itself gives NaN or infinity in output {', '.join(strange)}"] if strange else []
+    return f"largest difference to Keras on {len(samples)} samples: {'; '.join(told)}"
 
 
 def _judge(output: str, difference: NDArray[Any], wanted: NDArray[Any], scheme: Scheme) -> None:

@@ -25,6 +25,7 @@ def test_describe_lists_ops_tensors_and_weights(tmp_path, int8):
     assert all(op.version for op in info.ops)
     assert info.weight_bytes["int8"] == 3 * 3 * 3 * 16 + 3 * 3 * 16 + 3 * 3 * 16 * 16 + 8 * 8 * 16 * 4
     assert info.metadata["float_ops"] == {}
+    assert info.metadata["output_steps"] == {"probs": {"dtype": "int8", "scale": (1 / 256,), "zero_point": (-128,)}}
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_export_integer_io(export, litert, cnn, images, scheme, io):
     assert [s.dtype for s in (*info.inputs, *info.outputs)] == [io, io]
     assert all(s.scale and s.zero_point for s in (*info.inputs, *info.outputs))
     assert not info.metadata["float_ops"]
+    assert not info.metadata["output_steps"]
     few = {"image": images["image"][:4]}
     np.testing.assert_allclose(litert(made.path, few)["probs"], cnn(few["image"], training=False), atol=0.08)
 
@@ -247,6 +248,8 @@ def test_verify_refuses_nan(export):
     broken.set_weights([np.full((3, 2), np.nan), np.zeros(2)])
     spec = TensorSpec(name="x", dtype="float32", shape=(1, 3))
     samples = calibration.Samples(specs=(spec,), arrays=(np.ones((2, 3), np.float32),))
-    file = export(broken, "fp32").path.read_bytes()
+    made = export(broken, "fp32")
+    assert "Keras itself gives NaN or infinity in output 'y'" in made.notes
+    file = made.path.read_bytes()
     with pytest.raises(EdgedlError, match="answers NaN in output 'y', where Keras does not"):
         verification.verify(file, model, samples, {}, Scheme.FP32)
