@@ -47,7 +47,8 @@ def require_format(path: Path) -> str:
 
 def runtimes(format_: str) -> list[str]:
     """The names of the installed runtimes that run a format."""
-    return [p.name for p in plugins.listing("runtimes") if plugins.load("runtimes", p.name).format == format_]
+    found: dict[str, AgentRuntime] = {p.name: plugins.load("runtimes", p.name) for p in plugins.listing("runtimes")}
+    return [name for name, runtime in found.items() if runtime.format == format_ and runtime.runs]
 
 
 def runtime_for(format_: str, name: str | None = None) -> AgentRuntime:
@@ -60,6 +61,9 @@ def runtime_for(format_: str, name: str | None = None) -> AgentRuntime:
     chosen: AgentRuntime = plugins.load("runtimes", name)
     if chosen.format != format_:
         message = f"runtime {name!r} runs {chosen.format} files, not {format_}"
+        raise InputError(message)
+    if not chosen.runs:
+        message = f"runtime {name!r} runs nothing, it gives figures; allowed: {', '.join(runtimes(format_))}"
         raise InputError(message)
     return chosen
 
@@ -74,12 +78,16 @@ def child_of(runtime: AgentRuntime) -> str:
     return runtime.name if runtime.alone else "runtimes"
 
 
+def probe(runtime: AgentRuntime) -> dict[str, Any]:
+    """The agent's `info` request about one runtime."""
+    return {"runtimes": [runtime.name], "modules": {runtime.name: runtime.module}}
+
+
 def warm(format_: str | None) -> None:
     """Let the child that runs a format, if there is one, import its runtime ahead."""
     if format_ and runtimes(format_):
         runtime = runtime_for(format_)
-        probed = {"runtimes": [runtime.name]}
-        worker.ahead("info", probed, child=child_of(runtime), interpreter=interpreter_of(runtime))
+        worker.ahead("info", probe(runtime), child=child_of(runtime), interpreter=interpreter_of(runtime))
 
 
 def describe(path: Path, *, format_: str | None = None, child: str = "runtimes") -> ArtifactInfo:

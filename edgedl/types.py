@@ -244,25 +244,6 @@ class ArtifactInfo:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How to run: threads, warm-up and timed inferences, and which samples."""
-
-    threads: int = 1
-    warmup: int = 10
-    repeats: int = 100
-    start: int = 0
-    stop: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunResult:
-    """`outputs` is a folder with one .npy an output, `nanoseconds` one value a timed inference."""
-
-    outputs: Path
-    nanoseconds: Array
-
-
 class Exporter(Protocol):
     """Writes one format. `source` names the (format, scheme) it is made from, `scheme` "" being the same one."""
 
@@ -285,19 +266,13 @@ class Exporter(Protocol):
         ...
 
 
-class Runtime(Protocol):
-    """Runs what the agent itself cannot."""
-
-    format: str
-
-    def describe(self, artifact: Path) -> ArtifactInfo: ...
-
-    def run(self, artifact: Path, inputs: Path, out: Path, options: RunOptions) -> RunResult: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class AgentRuntime:
-    """A runtime that `agent.py` runs: the module it imports, what to install, and whether it needs a process alone."""
+    """A runtime: the module it imports, what to install, and whether it needs a process alone.
+
+    `model` is the class that `agent.py` loads for what it cannot run itself; `figures` tells what is known without a
+    run, such as the arena. Both are "module:name" of the plugin.
+    """
 
     name: str
     format: str
@@ -305,7 +280,27 @@ class AgentRuntime:
     install: str
     alone: bool = False
     python_variable: str | None = None  # names the environment variable that points at an interpreter that has it
-    describe: str | None = None  # "module:function" of the plugin, from a path (str) to an ArtifactInfo
+    describe: str | None = None  # from a path (str) to an ArtifactInfo
+    model: str | None = None  # see `Model`
+    figures: str | None = None  # from a path (str) and a target's JSON to Checks without limits
+    runs: bool = True  # False for a compiler, which gives figures and no outputs
+    parallel: bool = True  # False where the interpreters of one process run one after the other
+
+
+class Model(Protocol):
+    """A file loaded by a runtime, made from a request and the shapes of the samples by input.
+
+    `inputs` and `outputs` are dicts with name, dtype, shape, scale, zero_point. What is wrong with the file raises.
+    """
+
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+    def __init__(self, request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> None: ...
+
+    def feed(self, values: list[Array]) -> None: ...
+
+    def invoke(self) -> list[Array]: ...
 
 
 class Device(Protocol):

@@ -53,7 +53,7 @@ def test_a_broken_artifact_fails(cli, model, trained, data, tmp_path):
         assert cli("validate", tmp_path / "other.tflite", *given).code == 6
 
 
-def test_targets_are_judged_with_their_kernels_and_never_by_this_machines_latency(cli, trained, data):
+def test_targets_are_judged_with_their_kernels_and_never_by_this_machines_latency(cli, trained, data, schema):
     given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--limit", "latency_ms=1000")
     targets = ("--target", "host", "--target", "nucleo-h743zi2")
     answer = cli("validate", trained / "a.tflite", *given, *targets, "--json")
@@ -63,6 +63,26 @@ def test_targets_are_judged_with_their_kernels_and_never_by_this_machines_latenc
     assert (there["measured"], there["verdict"]) == (None, "unchecked")
     assert answer.json["targets"] == ["host", "nucleo-h743zi2"]
     assert named(answer, "size_bytes", "nucleo-h743zi2")["method"] == "static"
+    arena = named(answer, "arena_bytes", "nucleo-h743zi2")
+    assert (arena["method"], arena["verdict"], arena["limit"]) == ("predicted", "pass", 524_288)
+    assert arena["low"] < arena["measured"] <= arena["high"]
+    jsonschema.validate(answer.json, schema("validation"))
+
+
+@pytest.mark.parametrize(("limit", "code", "verdict"), [(100, 6, "fail"), (1.05, 7, "inconclusive"), (1.2, 0, "pass")])
+def test_a_predicted_arena_passes_only_with_room(cli, trained, data, limit, code, verdict):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--target", "nucleo-h743zi2", "--json")
+    high = named(cli("validate", trained / "a.tflite", *given), "arena_bytes", "nucleo-h743zi2")["high"]
+    allowed = limit if limit == 100 else limit * high
+    answer = cli("validate", trained / "a.tflite", *given, "--limit", f"arena_bytes={allowed}")
+    assert (answer.code, named(answer, "arena_bytes", "nucleo-h743zi2")["verdict"]) == (code, verdict)
+
+
+def test_where_tflm_and_the_builtin_kernels_part_is_said(cli, trained, data):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--target", "nucleo-h743zi2")
+    found = named(cli("validate", trained / "a.tflite", *given, "--json"), "kernels_max_abs", "nucleo-h743zi2")
+    assert "litert's builtin kernels" in found["why"]
+    assert found["measured"] == 0 or "they part in operator" in found["why"]
 
 
 def test_limits_fail_by_name(cli, trained, data):

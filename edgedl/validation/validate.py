@@ -11,7 +11,7 @@ import numpy as np
 
 from edgedl import artifacts, data, exporting, model_file, preprocessing, targets, toml, worker
 from edgedl.data import Dataset
-from edgedl.errors import EdgedlError, InputError
+from edgedl.errors import EdgedlError, InputError, WorkerError
 from edgedl.model_file import ModelFile
 from edgedl.preprocessing.op import Op
 from edgedl.types import (
@@ -27,7 +27,7 @@ from edgedl.types import (
     Verdict,
     to_json,
 )
-from edgedl.validation import accuracy, benchmark, evaluate, metrics
+from edgedl.validation import accuracy, benchmark, estimates, evaluate, metrics
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.evaluate import Setting
@@ -53,7 +53,8 @@ class Request:
     custom_objects: str | None = None
 
 
-Outputs = dict[tuple[str, str | None], dict[str, Path]]  # by runtime and kernels, then by name
+Kernels = tuple[str, str | None]  # runtime and resolver
+Outputs = dict[Kernels, dict[str, Path]]  # .npy by output name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +67,7 @@ class Case:
     dataset: Dataset
     inputs: dict[str, Path]  # for the artifact
     outputs: Outputs  # what it gave
+    refused: dict[Kernels, str]  # why it does not run there
     reference: dict[str, Path]  # the outputs of the reference
     targets: dict[str, Path]  # what is right, by output
     judges: tuple[tuple[str, Metric | None, str], ...]  # output, metric, why it was chosen
@@ -82,9 +84,15 @@ def validate(request: Request) -> Report:
     for target in request.targets or (None,):
         setting, said = _setting(request, case.artifact, target)
         notes += said
-        found, described = _judge(case, case.outputs[_key(setting)], target)
-        details = details or described
-        checks += [*found, *_figures(case, target, timings)]
+        told, said = estimates.checks(case.artifact, target, request.gates, case.inputs) if target else ([], [])
+        notes += said
+        if _key(setting) in case.refused:
+            checks.append(_does_not_run(target, setting, case.refused[_key(setting)]))
+        else:
+            found, described = _judge(case, case.outputs[_key(setting)], target)
+            details = details or described
+            checks += found
+        checks += [*told, *_figures(case, target, timings, {c.name for c in told})]
         if target:
             checks += targets.static_checks(target, case.artifact, case.info)
     notes += [*_slower(case, timings), *(n for t in timings for n in t.notes())]
@@ -120,24 +128,43 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     paired = _pair(reference, artifact.outputs, request)
     right = _right(dataset, artifact, bound.targets, bound.inputs)
     judges, chosen = _judges(request, artifact, right, bound.targets)
+    gave, refused = outputs.result()
     case = Case(
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
-        outputs=outputs.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
+        outputs=gave, refused=refused, targets=right, judges=judges, beside=beside, reference_inputs=fed,
     )  # fmt: skip
     return case, [*chosen, *said, *_other_preprocessing(case, left), *_overlap(case, names)]
 
 
-def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> Outputs:
-    """The artifact's outputs with the kernels of each target."""
+def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> tuple[Outputs, dict[Kernels, str]]:
+    """The artifact's outputs with the kernels of each target; why those of a target, which nobody chose, refuse it."""
     found: Outputs = {}
+    refused: dict[Kernels, str] = {}
     for target in request.targets or (None,):
         setting, _ = _setting(request, artifact, target)
-        if _key(setting) not in found:
+        if _key(setting) in found or _key(setting) in refused:
+            continue
+        try:
             found[_key(setting)] = evaluate.outputs(artifact, setting, inputs)
-    return found
+        except (InputError, WorkerError) as e:
+            if target is None or request.runtime or setting.runtime.model is None:
+                raise
+            refused[_key(setting)] = str(e)
+    return found, refused
 
 
-def _key(setting: Setting) -> tuple[str, str | None]:
+def _does_not_run(target: Target | None, setting: Setting, why: str) -> Check:
+    where = target.id if target else None
+    return Check(
+        name="runs",
+        target=where,
+        method=Method.MEASURED_HOST,
+        verdict=Verdict.FAIL,
+        why=f"{setting.runtime.name}: {why}",
+    )
+
+
+def _key(setting: Setting) -> Kernels:
     return setting.runtime.name, setting.resolver
 
 
@@ -319,7 +346,7 @@ def _timings(case: Case) -> list[Timing]:
     return benchmark.measure(entries, repeats=BENCHMARK_REPEATS)
 
 
-def _figures(case: Case, target: Target | None, timings: Sequence[Timing]) -> list[Check]:
+def _figures(case: Case, target: Target | None, timings: Sequence[Timing], known: set[str]) -> list[Check]:
     """Sizes anywhere; times and memory where they were measured, else unchecked under a limit and left out without."""
     gates, where = case.request.gates, target.id if target else None
     checks = [
@@ -342,7 +369,7 @@ def _figures(case: Case, target: Target | None, timings: Sequence[Timing]) -> li
         )
         shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": where}
         checks += [gates.check(name, value, why=why, **shared, **more) for name, value, more in figures]
-    measured = {c.name for c in checks} | {"worst_class_drop", "flips", "max_abs", "max_lsb"}
+    measured = {c.name for c in checks} | known | {"worst_class_drop", "flips", "max_abs", "max_lsb"}
     why = f"nothing here can measure it on {where}" if where else "nothing here measures it"
     return checks + [
         gates.check(name, None, method=Method.STATIC, target=where, why=why)
