@@ -204,6 +204,7 @@ class ExportOptions:
     labels: tuple[str, ...] = ()
     opset: int | None = None
     layout: str | None = None
+    accelerator: dict[str, Any] = field(default_factory=dict)  # of the target's profile
     slim: bool = True  # leave out what no runtime reads; outputs stay the same
     trust: bool = False
     custom_objects: str | None = None

@@ -6,8 +6,10 @@ from ai_edge_litert import schema_py_generated as fb
 SIDE, CHANNELS, KINDS = 8, 4, 3
 
 
-def small_model(path, *, dense_version=1, scale=0.05, conv_scale=0.1, op="FULLY_CONNECTED", named=True, seed=0):
-    """image (1, 8, 8, 1) int8 -> CONV_2D 3x3, 4 channels -> `op` -> kind (1, 3) int8. Returns the path."""
+def small_model(
+    path, *, dense_version=1, scale=0.05, conv_scale=0.1, op="FULLY_CONNECTED", float_output=False, named=True, seed=0
+):
+    """image (1, 8, 8, 1) int8 -> CONV_2D 3x3, 4 channels -> `op` -> kind (1, 3) int8, or float. Returns the path."""
     rng = np.random.default_rng(seed)
     weights = rng.integers(-127, 128, (CHANNELS, 3, 3, 1)).astype(np.int8)
     dense = rng.integers(-127, 128, (KINDS, SIDE * SIDE * CHANNELS)).astype(np.int8)
@@ -28,11 +30,15 @@ def small_model(path, *, dense_version=1, scale=0.05, conv_scale=0.1, op="FULLY_
         _operator(0, [0, 1, 2], [3], fb.BuiltinOptions.Conv2DOptions, conv),
         _operator(1, [3, 4, 5], [6], fb.BuiltinOptions.FullyConnectedOptions, fb.FullyConnectedOptionsT()),
     ]
-    graph = fb.SubGraphT(tensors=tensors, inputs=np.int32([0]), outputs=np.int32([6]), operators=operators)
-    codes = [_code("CONV_2D", 3), _code(op, dense_version)]
+    codes, end = [_code("CONV_2D", 3), _code(op, dense_version)], 6
+    if float_output:
+        tensors.append(_tensor("real", (1, KINDS), "FLOAT32", []))
+        operators.append(_operator(2, [6], [7], fb.BuiltinOptions.DequantizeOptions, fb.DequantizeOptionsT()))
+        codes, end = [*codes, _code("DEQUANTIZE", 2)], 7
+    graph = fb.SubGraphT(tensors=tensors, inputs=np.int32([0]), outputs=np.int32([end]), operators=operators)
     model = fb.ModelT(version=3, operatorCodes=codes, subgraphs=[graph], buffers=buffers, description="crafted")
     if named:
-        ends = [fb.TensorMapT(name=n, tensorIndex=i) for n, i in (("image", 0), ("kind", 6))]
+        ends = [fb.TensorMapT(name=n, tensorIndex=i) for n, i in (("image", 0), ("kind", end))]
         model.signatureDefs = [fb.SignatureDefT(inputs=ends[:1], outputs=ends[1:], signatureKey="serving_default")]
     from edgedl_tflite import flatbuffer
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import artifacts, data, exporting, model_file, preprocessing, targets, toml, worker
+from edgedl import artifacts, contract, data, exporting, model_file, preprocessing, targets, toml, worker
+from edgedl.contract.op_versions import op_versions
 from edgedl.data import Dataset
 from edgedl.errors import EdgedlError, InputError, WorkerError
 from edgedl.model_file import ModelFile
@@ -47,6 +48,7 @@ class Request:
     gates: Gates = field(default_factory=Gates)
     targets: tuple[Target, ...] = ()
     runtime: str | None = None
+    runtime_versions: Mapping[str, str] = field(default_factory=dict)  # that the app ships, by runtime
     threads: int = 1
     seed: int = 0
     trust: bool = False
@@ -94,7 +96,9 @@ def validate(request: Request) -> Report:
             checks += found
         checks += [*told, *_figures(case, target, timings, {c.name for c in told})]
         if target:
-            checks += targets.static_checks(target, case.artifact, case.info)
+            checks += contract.static_checks(target, case.artifact, case.info, request.runtime_versions)
+    if request.runtime_versions and not request.targets:
+        checks.append(op_versions(case.info, request.runtime_versions, target=None))
     notes += [*_slower(case, timings), *(n for t in timings for n in t.notes())]
     return Report(
         artifact=str(request.artifact),
