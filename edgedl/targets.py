@@ -35,6 +35,7 @@ class _Runtime:
     fallback: tuple[Literal["builtin", "xnnpack", "gpu"], ...] = ()
     tolerance: dict[Literal["int8_lsb", "float"], Annotated[float, Within("[0, inf)")]] = field(default_factory=dict)
     io_dtypes: tuple[str, ...] = ()
+    delegates: tuple[Literal["nnapi", "coreml"], ...] = ()
     source: str = ""
 
 

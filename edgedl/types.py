@@ -163,7 +163,8 @@ class Report:
 class TargetRuntime:
     """A runtime on a target: `resolver` is builtin, xnnpack, gpu or npu, `fallback` what takes the ops it leaves.
 
-    `tolerance` is the parity it promises (`int8_lsb`, `float`), `io_dtypes` what inputs and outputs may be, if limited.
+    `tolerance` is the parity it promises (`int8_lsb`, `float`), `io_dtypes` what inputs and outputs may be, if limited,
+    `delegates` what it can hand operators to beside the CPU.
     """
 
     name: str
@@ -173,6 +174,7 @@ class TargetRuntime:
     fallback: tuple[str, ...] = ()
     tolerance: dict[str, float] = field(default_factory=dict)
     io_dtypes: tuple[str, ...] = ()
+    delegates: tuple[str, ...] = ()
     source: str = ""
 
 
@@ -283,7 +285,8 @@ class AgentRuntime:
     python_variable: str | None = None  # names the environment variable that points at an interpreter that has it
     describe: str | None = None  # from a path (str) to an ArtifactInfo
     model: str | None = None  # see `Model`
-    figures: str | None = None  # from a path (str) and a target's JSON to Checks without limits
+    figures: str | None = None  # from path, target, inputs, straight to Checks without limits
+    figures_for: tuple[str, ...] = ()  # only where the target's runtime has one of these delegates; () always
     runs: bool = True  # False for a compiler, which gives figures and no outputs
     parallel: bool = True  # False where the interpreters of one process run one after the other
 

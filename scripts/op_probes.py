@@ -63,8 +63,9 @@ def onnxruntime(_, probes):
     from onnxruntime.capi import _pybind_state
 
     runtime.set_default_logger_severity(4)
+    kernels = getattr(_pybind_state, "get_all_opkernel_def", list)()  # older releases do not tell
     names = set()
-    for kernel in _pybind_state.get_all_opkernel_def():
+    for kernel in kernels:
         if kernel.provider == "CPUExecutionProvider":
             domain = kernel.domain
             names.add(f"{domain}.{kernel.op_name}" if domain not in ("", "ai.onnx") else kernel.op_name)
@@ -77,7 +78,8 @@ def onnxruntime(_, probes):
             except Exception:  # noqa: S112  its errors share no base
                 continue
             highest[key] = number
-    names |= {name for name, since in functions.items() if since <= highest["opset"]}
+    if names:
+        names |= {name for name, since in functions.items() if since <= highest["opset"]}
     return dict(highest, ops=dict.fromkeys(sorted(names)))
 
 

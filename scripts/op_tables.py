@@ -49,7 +49,9 @@ def _table(name: str, interpreters: Sequence[str]) -> dict[str, Any]:
         told[release] = _ask(name, release, python)
         print(f"{package} {release}: {len(told[release].get('ops', told[release]))} operators", file=sys.stderr)
     ops = {release: facts["ops"] if kind == "onnxruntime" else facts for release, facts in told.items()}
-    found: dict[str, Any] = {"package": package, "releases": list(told), "ops": _changes(ops)}
+    ops = {release: names for release, names in ops.items() if names}
+    found: dict[str, Any] = {"package": package, "releases": list(told), "told_since": next(iter(ops))}
+    found["ops"] = _changes(ops)
     if kind == "onnxruntime":
         for key in ("opset", "ir_version"):
             found[key] = _changes({release: {key: facts[key]} for release, facts in told.items()})[key]
@@ -134,7 +136,7 @@ def _onnx(*, opset: int, ir_version: int) -> bytes:
 
 
 def _changes(told: dict[str, dict[str, Any]]) -> dict[str, list[list[Any]]]:
-    """{name: [[release, value from there on], ...]}; the value 0 from where it is gone."""
+    """{name: [[release, value from there on], ...]}; 0 from where it is gone. Before `told_since` ops are not known."""
     found: dict[str, list[list[Any]]] = {}
     for name in sorted(set().union(*told.values())):
         found[name] = list(_turns(name, told))

@@ -68,7 +68,8 @@ def _ops(found: dict[str, Any]) -> Table:
 
 
 def _checks(checks: list[dict[str, Any]]) -> Table:
-    table = Table("check", "target", "measured", "verdict", "why")
+    table = Table("check", "target", "measured", "verdict")
+    table.add_column("why", overflow="fold")
     for check in checks:
         measured = number(check["measured"], check["unit"] or "count") if check["measured"] is not None else ""
         table.add_row(check["name"], check["target"], measured, check["verdict"], check["why"])

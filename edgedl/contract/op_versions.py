@@ -119,6 +119,8 @@ def _told(found: list[Finding], release: Release, ops: Sequence[OpInfo]) -> str:
     name = f"{release.runtime} {release.release}"
     if release.release != release.pinned:
         name += f" (the nearest known below {release.pinned})"
+    if not found and not _tells(release.runtime, release.release):
+        return f"{name} takes the opset; it does not list its operators"
     if not found:
         return f"{name} has all {len(ops)} operators"
     texts = [finding.as_text(release.runtime) for finding in found[:SHOWN]]
@@ -157,10 +159,17 @@ def _has(op: OpInfo, runtime: str, release: str) -> bool:
 def _highest(op: OpInfo, runtime: str, release: str) -> int | None:
     """The highest version that a release has; None: any, 0: none."""
     table = _tables()[runtime]
+    if not _tells(runtime, release):
+        return _value(table["opset"], release) if "." not in op.name else None
     own = _value(table["ops"].get(op.name, []), release)
     if own is None and "opset" in table and "." not in op.name:
         return _value(table["opset"], release)
     return own
+
+
+def _tells(runtime: str, release: str) -> bool:
+    """Whether a release lists its operators; an older one tells only its opset."""
+    return _key(release) >= _key(_tables()[runtime]["told_since"])
 
 
 def _value(turns: list[list[Any]], release: str) -> int | None:

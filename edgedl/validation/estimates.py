@@ -34,10 +34,15 @@ def checks(
 
 
 def _tellers(artifact: Artifact, target: Target) -> list[AgentRuntime]:
-    named = [r.name for r in target.runtimes if r.format in (None, artifact.format)]
     installed = {p.name for p in plugins.listing("runtimes")}
-    loaded: list[AgentRuntime] = [plugins.load("runtimes", name) for name in named if name in installed]
-    return [runtime for runtime in loaded if runtime.figures]
+    found = []
+    for named in target.runtimes:
+        if named.name in installed and named.format in (None, artifact.format):
+            runtime: AgentRuntime = plugins.load("runtimes", named.name)
+            wanted = runtime.figures_for
+            if runtime.figures and (not wanted or set(wanted) & set(named.delegates)):
+                found.append(runtime)
+    return found
 
 
 def _ask(runtime: AgentRuntime, artifact: Artifact, target: Target, inputs: Mapping[str, Path]) -> list[Check]:
@@ -70,8 +75,11 @@ def _judge(check: Check, gates: Gates, target: Target) -> Check:
 
 def _arena(check: Check, gates: Gates, target: Target) -> Check:
     """Against the user's limit or the RAM in one piece, the smaller. Without an upper end it never passes."""
-    ram = target.memory.get("contiguous_ram_bytes") or target.memory.get("ram_bytes")
-    limits = {"the RAM in one piece": ram, "the limit": gates.limits.get("arena_bytes")}
+    limits = {
+        "the RAM in one piece": target.memory.get("contiguous_ram_bytes"),
+        "the RAM": target.memory.get("ram_bytes"),
+        "the limit": gates.limits.get("arena_bytes"),
+    }
     name, limit = min(((n, v) for n, v in limits.items() if v), key=lambda e: e[1], default=("", None))
     if limit is None or check.measured is None:
         return check
@@ -79,9 +87,9 @@ def _arena(check: Check, gates: Gates, target: Target) -> Check:
     if low > limit:
         verdict, said = Verdict.FAIL, f"more than {name}, {limit:,.0f} bytes"
     elif high is not None and high * (1 + MARGIN) <= limit:
-        verdict, said = Verdict.PASS, f"at most {high / limit:.0%} of {name}, {limit:,.0f} bytes"
+        verdict, said = Verdict.PASS, f"at most {high / limit:.1%} of {name}, {limit:,.0f} bytes"
     else:
         verdict = Verdict.INCONCLUSIVE
         said = f"too near to {name}, {limit:,.0f} bytes, for a prediction with a margin of {MARGIN:.0%}"
-        said = said if high is not None else f"{name} is {limit:,.0f} bytes, and part of the arena is not known"
+        said = said if high is not None else f"{name} has {limit:,.0f} bytes, and part of the arena is not known"
     return replace(check, limit=limit, verdict=verdict, why=f"{said}; {check.why}")

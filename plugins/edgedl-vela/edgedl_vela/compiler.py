@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedl.errors import InputError, UnsupportedError
+from edgedl_vela import graph
 
 TIMEOUT_S = 600
 CONFIG = "Arm/vela.ini"
@@ -23,10 +24,14 @@ NPU = "ethos-u"  # the custom op that holds a command stream
 
 @dataclass(frozen=True, kw_only=True)
 class CpuOperator:
-    """An operator that stays on the CPU: its name, the tensor it gives, Vela's reason ("" where it gave none)."""
+    """An operator that stays on the CPU: its name, the tensor it gives, its place in the file before Vela.
+
+    `index` is None where tensors go by other names there; `why` is Vela's reason, "" where it gave none.
+    """
 
     name: str
     tensor: str
+    index: int | None
     why: str
 
 
@@ -58,9 +63,14 @@ def compile_for(accelerator: Mapping[str, Any], source: Path, folder: Path) -> C
         died = f"it was killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else ""
         message = f"{source}: Vela refuses it: {died or _reason(done.stdout + done.stderr)}"
         raise UnsupportedError(message)
-    names = _operators(made[0])
-    told = {m["tensor"]: " ".join(m["why"].split()).removeprefix("Reason: ") for m in WARNING.finditer(done.stdout)}
-    cpu = tuple(CpuOperator(name=n, tensor=t, why=told.get(t, "")) for n, t in names if n != NPU)
+    names = graph.operators(made[0].read_bytes())
+    places = {tensor: i for i, (_, tensor) in enumerate(graph.operators(source.read_bytes()))}
+    told = {m["tensor"]: _shortened(m["why"]) for m in WARNING.finditer(done.stdout)}
+    cpu = tuple(
+        CpuOperator(name=name, tensor=tensor, index=places.get(tensor), why=told.get(tensor, ""))
+        for name, tensor in names
+        if name != NPU
+    )
     return Compiled(path=made[0], summary=_summary(folder), cpu=cpu, npu_operators=len(names) - len(cpu))
 
 
@@ -81,13 +91,11 @@ def _reason(said: str) -> str:
     return " ".join(found[0].split()) if found else (said.strip().splitlines() or ["no reason given"])[-1]
 
 
+def _shortened(why: str) -> str:
+    """A reason in one line, without the tensor's name, which may be long and is told elsewhere."""
+    return re.sub(r" \([^()]*\)", "", " ".join(why.split()).removeprefix("Reason: "))
+
+
 def _summary(folder: Path) -> dict[str, str]:
     with next(folder.glob("*_summary_*.csv")).open(newline="") as file:
         return dict(next(csv.DictReader(file)))
-
-
-def _operators(path: Path) -> list[tuple[str, str]]:
-    """(operator, its first output) of the compiled file."""
-    from edgedl_vela import graph
-
-    return graph.operators(path.read_bytes())

@@ -9,14 +9,14 @@ from typing import Any
 
 from edgedl.types import Check, Method
 from edgedl_vela import compiler
-from edgedl_vela.compiler import Compiled
+from edgedl_vela.compiler import Compiled, CpuOperator
 
 SHOWN = 3
 KIB = 1024
 
 
 def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straight: bool) -> list[Check]:  # noqa: ARG001
-    """`cpu_fallback_ops`, with reasons, and Arm's estimates: `npu_sram_bytes`, `npu_flash_bytes`, `npu_cycles`.
+    """`cpu_fallback_ops`, with reasons; of what the NPU runs, Arm's estimates of SRAM, flash and cycles.
 
     Raises UnsupportedError where Vela refuses the file.
     """
@@ -27,9 +27,14 @@ def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straig
     estimate = {"target": target["id"], "method": Method.VENDOR_ESTIMATE}
     sram, flash = _bytes(made, "sram"), _bytes(made, "on_chip_flash") + _bytes(made, "off_chip_flash")
     flash += _bytes(made, "dram")  # where a system configuration has DRAM in its place
+    left = Check(
+        name="cpu_fallback_ops", target=target["id"], measured=len(made.cpu), unit="count", method=Method.STATIC,
+        why=_left(made),
+    )  # fmt: skip
+    if not made.npu_operators:
+        return [left]
     return [
-        Check(name="cpu_fallback_ops", target=target["id"], measured=len(made.cpu), unit="count",
-              method=Method.STATIC, why=_left(made)),
+        left,
         Check(name="npu_sram_bytes", measured=sram, unit="bytes", why=f"Vela, {where}", **estimate),
         Check(name="npu_flash_bytes", measured=flash, unit="bytes",
               why=f"Vela, {where}; the compiled file has {compiled_bytes:,} bytes", **estimate),
@@ -50,8 +55,26 @@ def _time(made: Compiled, where: str) -> str:
 
 
 def _left(made: Compiled) -> str:
+    """Operators by name and reason, with their places, the tensor that the first of them gives, and a way out."""
     if not made.cpu:
         return f"all on the NPU, in {made.npu_operators} command stream(s)"
-    texts = [f"{op.name} (gives {op.tensor!r})" + (f": {op.why}" if op.why else "") for op in made.cpu[:SHOWN]]
-    more = f"; and {len(made.cpu) - SHOWN} more" if len(made.cpu) > SHOWN else ""
-    return f"on the CPU: {'; '.join(texts)}{more}"
+    groups: dict[tuple[str, str], list[CpuOperator]] = {}
+    for op in made.cpu:
+        groups.setdefault((op.name, op.why), []).append(op)
+    texts = [_group(*key, ops) for key, ops in list(groups.items())[:SHOWN]]
+    more = f"; and {len(groups) - SHOWN} more kinds" if len(groups) > SHOWN else ""
+    return f"on the CPU: {'; '.join(texts)}{more}{_fix(made)}"
+
+
+def _group(name: str, why: str, ops: list[CpuOperator]) -> str:
+    places = [str(op.index) for op in ops if op.index is not None]
+    where = f"operator {', '.join(places)}, " if places else ""
+    return f"{where}{name} (gives {ops[0].tensor!r})" + (f": {why}" if why else "")
+
+
+def _fix(made: Compiled) -> str:
+    if any("Float" in op.why for op in made.cpu):
+        return ". Fix: export with --scheme int8 --io int8"
+    if {op.name for op in made.cpu} <= {"QUANTIZE", "DEQUANTIZE"}:
+        return ". Fix: export with --io int8"
+    return ""

@@ -38,7 +38,9 @@ def test_every_operator_of_an_int8_model_is_on_the_npu(model, accelerator):
 def test_an_operator_that_vela_lacks_is_counted_with_its_reason(tmp_path):
     checks = told(small_model(tmp_path / "m.tflite", float_output=True), U55)
     assert checks["cpu_fallback_ops"].measured == 1
-    assert checks["cpu_fallback_ops"].why == "on the CPU: DEQUANTIZE (gives 'real'): Unsupported opType"
+    assert checks["cpu_fallback_ops"].why == (
+        "on the CPU: operator 2, DEQUANTIZE (gives 'real'): Unsupported opType. Fix: export with --io int8"
+    )
     assert "The CPU's operators are not in it" in checks["npu_cycles"].why
 
 
