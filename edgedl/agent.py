@@ -344,8 +344,9 @@ def _time(model: Any, feeds: _Feeds, start: int, warmup: int, repeats: int) -> d
         model.feed(values)
         begun = clock()
         model.invoke()
+        took = clock() - begun
         if i >= warmup:
-            nanoseconds.append(clock() - begun)
+            nanoseconds.append(getattr(model, "took_ns", took))  # what a model in another process took there
     return {"first_inference_ms": first_ms, "nanoseconds": nanoseconds}
 
 

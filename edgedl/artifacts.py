@@ -13,6 +13,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def child_of(runtime: AgentRuntime) -> str:
 def probe(runtime: AgentRuntime) -> dict[str, Any]:
     """The agent's `info` request about one runtime."""
     return {"runtimes": [runtime.name], "modules": {runtime.name: runtime.module}}
+
+
+@cache
+def why_not(runtime: AgentRuntime) -> str:
+    """Why a plugin's own runtime does not start here, "" where it does. The agent's are tried when they are used."""
+    if runtime.model is None:
+        return ""
+    asked, interpreter = probe(runtime), interpreter_of(runtime)
+    told = worker.call("info", asked, child=child_of(runtime), interpreter=interpreter)["runtimes"][runtime.name]
+    return "" if told["version"] else str(told["why"])
 
 
 def warm(format_: str | None) -> None:

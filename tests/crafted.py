@@ -72,3 +72,26 @@ def _operator(code, inputs, outputs, kind, options):
 def _code(name, version):
     builtin = getattr(fb.BuiltinOperator, name)
     return fb.OperatorCodeT(builtinCode=builtin, deprecatedBuiltinCode=min(builtin, 127), version=version)
+
+
+def float_model(path, seed=0):
+    """row (1, 4) float32 -> FULLY_CONNECTED -> out (1, 3) float32. Returns the path."""
+    from edgedl_tflite import flatbuffer
+
+    rng = np.random.default_rng(seed)
+    arrays = [rng.standard_normal((KINDS, 4)).astype(np.float32), rng.standard_normal(KINDS).astype(np.float32)]
+    buffers = [fb.BufferT(), *(fb.BufferT(data=np.frombuffer(a.tobytes(), np.uint8)) for a in arrays)]
+    tensors = [
+        _tensor("row", (1, 4), "FLOAT32", []),
+        _tensor("weights", (KINDS, 4), "FLOAT32", [], buffer=1),
+        _tensor("bias", (KINDS,), "FLOAT32", [], buffer=2),
+        _tensor("out", (1, KINDS), "FLOAT32", []),
+    ]
+    dense = _operator(0, [0, 1, 2], [3], fb.BuiltinOptions.FullyConnectedOptions, fb.FullyConnectedOptionsT())
+    graph = fb.SubGraphT(tensors=tensors, inputs=np.int32([0]), outputs=np.int32([3]), operators=[dense])
+    ends = [fb.TensorMapT(name=n, tensorIndex=i) for n, i in (("row", 0), ("out", 3))]
+    signature = fb.SignatureDefT(inputs=ends[:1], outputs=ends[1:], signatureKey="serving_default")
+    codes = [_code("FULLY_CONNECTED", 1)]
+    model = fb.ModelT(version=3, operatorCodes=codes, subgraphs=[graph], buffers=buffers, signatureDefs=[signature])
+    path.write_bytes(flatbuffer.write(model))
+    return path

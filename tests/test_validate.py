@@ -85,6 +85,16 @@ def test_where_tflm_and_the_builtin_kernels_part_is_said(cli, trained, data):
     assert found["measured"] == 0 or "they part in operator" in found["why"]
 
 
+def test_a_runtime_that_does_not_start_here_is_stood_in_for_and_said(cli, trained, data, monkeypatch):
+    from edgedl import artifacts
+
+    monkeypatch.setattr(artifacts, "why_not", lambda runtime: "no arena" if runtime.name == "tflm" else "")
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--target", "nucleo-h743zi2")
+    answer = cli("validate", trained / "a.tflite", *given)
+    assert answer.code == 0, answer.err
+    assert "those of litert with builtin kernels on this machine, in place of tflm, which does not start" in answer.err
+
+
 def test_limits_fail_by_name(cli, trained, data):
     given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--limit", "size_bytes=1000")
     answer = cli("validate", trained / "a.tflite", *given, "--json")

@@ -279,15 +279,19 @@ def _setting(request: Request, artifact: Artifact, target: Target | None) -> tup
     if request.runtime or target is None:
         return Setting(runtime=artifacts.runtime_for(format_, request.runtime), threads=threads), []
     offered = [r for r in target.runtimes if r.format in (None, format_)]
+    missing = ""
     for found in offered:
         if found.name in artifacts.runtimes(format_):
             runtime = artifacts.runtime_for(format_, found.name)
-            return Setting(runtime=runtime, resolver=found.resolver, threads=threads), []
+            why = artifacts.why_not(runtime)
+            if not why:
+                return Setting(runtime=runtime, resolver=found.resolver, threads=threads), []
+            missing = f", which does not start here: {why}. Try: {runtime.install}"
     runtime = artifacts.runtime_for(format_)
     resolver = offered[0].resolver if offered else None
     named = offered[0].name if offered else "no runtime for this format"
     kernels = f"{runtime.name} with {resolver} kernels" if resolver else runtime.name
-    note = f"target {target.id}: outputs are those of {kernels} on this machine, in place of {named}"
+    note = f"target {target.id}: outputs are those of {kernels} on this machine, in place of {named}{missing}"
     return Setting(runtime=runtime, resolver=resolver, threads=threads), [note]
 
 
