@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedl import artifacts, contract, model_file
-from edgedl.contract.op_versions import op_versions
+from edgedl.contract.op_versions import check_versions
 from edgedl.types import Target, to_json
 
 COMPARED = ("format", "scheme", "size_bytes", "compressed_bytes", "parameters", "macs", "inputs", "outputs")
@@ -33,7 +33,7 @@ def inspect(
     found = {"kind": "artifact", **to_json(info), **to_json(artifact)}
     checks = contract.static_checks(target, artifact, info, pins) if target else []
     if pins and not target:
-        checks = [op_versions(info, pins, target=None)]
+        checks = [check_versions(info, pins, target=None)]
     if checks:
         found["checks"] = to_json(checks)
     return found

@@ -46,7 +46,12 @@ def _table(name: str, interpreters: Sequence[str]) -> dict[str, Any]:
     package, kind, _ = RUNTIMES[name]
     told: dict[str, dict[str, Any]] = {}
     for release, python in sorted(_releases(package, interpreters).items(), key=lambda e: version_key(e[0])):
-        told[release] = _ask(name, release, python)
+        try:
+            told[release] = _ask(name, release, python)
+        except subprocess.CalledProcessError as e:
+            reason = (e.stderr or str(e)).strip().splitlines()[-1]
+            print(f"{package} {release}: left out, it does not start here: {reason}", file=sys.stderr)
+            continue
         print(f"{package} {release}: {len(told[release].get('ops', told[release]))} operators", file=sys.stderr)
     ops = {release: facts["ops"] if kind == "onnxruntime" else facts for release, facts in told.items()}
     ops = {release: names for release, names in ops.items() if names}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from edgedl.contract.op_versions import op_versions
+from edgedl.contract.op_versions import check_versions
 from edgedl.types import Artifact, ArtifactInfo, Check, Method, Target, TargetRuntime, Verdict
 
 # The custom ops that a runtime brings along; any other is code that the app must register itself.
@@ -20,6 +20,7 @@ _CUSTOM_OPS = {
     "litert": _LITE_OPS,
     "tflite-runtime": _LITE_OPS,
     "tflm": frozenset({"TFLite_Detection_PostProcess", "CIRCULAR_BUFFER"}),
+    "vela": frozenset({"ethos-u"}),
 }
 
 # Runtimes that run fixed sizes alone: no one resizes a tensor there.
@@ -42,7 +43,7 @@ def static_checks(
         if artifact.format == "tflite":
             checks += [_float_ops(target, info), _unsupported_ops(target, info, runtimes)]
         pinned = {r.name: r.minimum for r in runtimes if r.resolver != "npu"} | dict(pins or {})
-        checks.append(op_versions(info, pinned, target=target.id))
+        checks.append(check_versions(info, pinned, target=target.id))
     return checks
 
 
@@ -87,7 +88,8 @@ def _io(target: Target, info: ArtifactInfo, runtimes: list[TargetRuntime]) -> Ch
 def _unsupported_ops(target: Target, info: ArtifactInfo, runtimes: list[TargetRuntime]) -> Check:
     """TensorFlow ops (Flex) and custom ops that no runtime there has; a TFLite custom op goes by its own name."""
     known = frozenset().union(*(_CUSTOM_OPS.get(r.name, ()) for r in runtimes))
-    outside = sorted({op.name for op in info.ops if not re.fullmatch(r"[A-Z0-9_]+", op.name)} - known)
+    custom_ops = {op.name.removeprefix("CUSTOM:") for op in info.ops if not re.fullmatch(r"[A-Z0-9_]+", op.name)}
+    outside = sorted(custom_ops - known)
     flex = ", ".join(name for name in outside if name.startswith("Flex"))
     custom = ", ".join(name for name in outside if not name.startswith("Flex"))
     reasons = [

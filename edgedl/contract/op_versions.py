@@ -45,7 +45,7 @@ class Finding:
         return f"{place}{version}{tensor}: {has}; {_fix(self, runtime)}"
 
 
-def op_versions(info: ArtifactInfo, pins: Mapping[str, str | None], *, target: str | None) -> Check:
+def check_versions(info: ArtifactInfo, pins: Mapping[str, str | None], *, target: str | None) -> Check:
     """The check `op_versions`: how many operators the pinned releases lack. Raises InputError for an unknown runtime.
 
     A runtime without a pin, or without a table, is told of and does not count.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgedl import artifacts, contract, data, exporting, model_file, preprocessing, targets, toml, worker
-from edgedl.contract.op_versions import op_versions
+from edgedl.contract.op_versions import check_versions
 from edgedl.data import Dataset
 from edgedl.errors import EdgedlError, InputError, WorkerError
 from edgedl.model_file import ModelFile
@@ -98,7 +98,7 @@ def validate(request: Request) -> Report:
         if target:
             checks += contract.static_checks(target, case.artifact, case.info, request.runtime_versions)
     if request.runtime_versions and not request.targets:
-        checks.append(op_versions(case.info, request.runtime_versions, target=None))
+        checks.append(check_versions(case.info, request.runtime_versions, target=None))
     notes += [*_slower(case, timings), *(n for t in timings for n in t.notes())]
     return Report(
         artifact=str(request.artifact),

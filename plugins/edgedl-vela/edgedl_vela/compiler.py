@@ -63,8 +63,8 @@ def compile_for(accelerator: Mapping[str, Any], source: Path, folder: Path) -> C
         died = f"it was killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else ""
         message = f"{source}: Vela refuses it: {died or _reason(done.stdout + done.stderr)}"
         raise UnsupportedError(message)
-    names = graph.operators(made[0].read_bytes())
-    places = {tensor: i for i, (_, tensor) in enumerate(graph.operators(source.read_bytes()))}
+    names = graph.operators(made[0])
+    places = {tensor: i for i, (_, tensor) in enumerate(graph.operators(source))}
     told = {m["tensor"]: _shortened(m["why"]) for m in WARNING.finditer(done.stdout)}
     cpu = tuple(
         CpuOperator(name=name, tensor=tensor, index=places.get(tensor), why=told.get(tensor, ""))

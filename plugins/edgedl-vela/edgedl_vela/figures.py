@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedl.types import Check, Method
-from edgedl_vela import compiler
+from edgedl_vela import compiler, graph
 from edgedl_vela.compiler import Compiled, CpuOperator
 
 SHOWN = 3
@@ -20,6 +20,9 @@ def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straig
 
     Raises UnsupportedError where Vela refuses the file.
     """
+    names = [name for name, _ in graph.operators(Path(path))]
+    if compiler.NPU in names:
+        return [_compiled_already(names, target["id"])]
     with tempfile.TemporaryDirectory() as folder:
         made = compiler.compile_for(target["accelerator"], Path(path), Path(folder))
         compiled_bytes = made.path.stat().st_size
@@ -41,6 +44,14 @@ def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straig
         Check(name="npu_cycles", measured=float(made.summary["cycles_total"]), unit="count",
               why=_time(made, where), **estimate),
     ]  # fmt: skip
+
+
+def _compiled_already(names: list[str], target: str) -> Check:
+    left = [name for name in names if name != compiler.NPU]
+    why = f"Vela has compiled it already; on the CPU: {', '.join(left) or 'nothing'}"
+    return Check(
+        name="cpu_fallback_ops", target=target, measured=len(left), unit="count", method=Method.STATIC, why=why
+    )
 
 
 def _bytes(made: Compiled, area: str) -> float:

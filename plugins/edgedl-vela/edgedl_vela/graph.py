@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
 from typing import Any
 
+from edgedl.errors import InputError
 
-def operators(content: bytes) -> list[tuple[str, str]]:
-    """(name, first output) of each operator; a custom op goes by its own name."""
+
+def operators(path: Path) -> list[tuple[str, str]]:
+    """(name, first output) of each operator; a custom op goes by its own name. Raises InputError: a damaged file."""
+    try:
+        return _operators(path.read_bytes())
+    except (struct.error, IndexError, TypeError, ValueError, AttributeError) as e:
+        message = f"{path}: damaged or truncated TFLite model: {e}"
+        raise InputError(message) from e
+
+
+def _operators(content: bytes) -> list[tuple[str, str]]:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
