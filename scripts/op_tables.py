@@ -22,6 +22,7 @@ from typing import Any
 TABLE = Path(__file__).parents[1] / "edgedl" / "contract" / "op_tables.json"
 PROBES = Path(__file__).with_name("op_probes.py")
 LAST_VERSION = 24
+FEW = 20  # releases that are all asked
 RUNTIMES = {
     "litert": ("ai-edge-litert", "tflite", "ai_edge_litert.interpreter"),
     "tflite-runtime": ("tflite-runtime", "tflite", "tflite_runtime.interpreter"),
@@ -64,7 +65,10 @@ def _table(name: str, interpreters: Sequence[str]) -> dict[str, Any]:
 
 
 def _releases(package: str, interpreters: Sequence[str]) -> dict[str, str]:
-    """The last patch of each minor release, of a package that is never final the last of each half-year; its Python."""
+    """The releases to ask, each with its Python: all of a small package, else the last patch of each minor one.
+
+    Of a package that is never final it is the last of each half-year.
+    """
     latest: dict[str, str] = {}
     holders: dict[str, str] = {}
     for python in interpreters:
@@ -75,7 +79,7 @@ def _releases(package: str, interpreters: Sequence[str]) -> dict[str, str]:
             holders.setdefault(release, python)
     final = [r for r in holders if re.fullmatch(r"[\d.]+", r)] or list(holders)
     for release in sorted(final, key=version_key):
-        latest[_line(release)] = release
+        latest[release if len(final) <= FEW else _line(release)] = release
     return {release: holders[release] for release in latest.values()}
 
 
@@ -89,7 +93,7 @@ def _line(release: str) -> str:
 def _ask(name: str, release: str, python: str) -> dict[str, Any]:
     package, kind, module = RUNTIMES[name]
     with tempfile.TemporaryDirectory() as folder:
-        extra = ["numpy<2"] if kind != "tflm" else ["numpy<2", "flatbuffers"]
+        extra = ["numpy<2"] if kind != "tflm" else ["numpy<2", "flatbuffers", "bitarray"]
         install = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", folder]
         subprocess.run([python, *install, f"{package}=={release}", *extra], check=True)
         probes = Path(folder, "probes.pickle")
