@@ -173,6 +173,14 @@ def test_without_a_pin_the_first_release_that_has_all_is_told() -> None:
     assert check.why == "tflite-runtime has all operators from 2.7.0 on; no version is pinned"
 
 
+def test_without_a_pin_it_fails_where_no_runtime_has_the_operator() -> None:
+    lacking = versioned(("BITCAST", 1))
+    check = op_versions.check_versions(lacking, {"tflm": None}, target="board")
+    assert (check.verdict, check.measured) == (Verdict.FAIL, 1)
+    assert "the newest known, lacks operator 0, BITCAST version 1 (gives 't0'): not there" in check.why
+    assert op_versions.check_versions(lacking, {"tflm": None, "litert": None}, target="x").verdict is Verdict.INFO
+
+
 def test_tflm_is_asked_for_operators_and_not_for_versions() -> None:
     newest = op_versions.latest("tflm")
     assert op_versions.lacking(versioned(("CONV_2D", 99)).ops, "tflm", newest) == []

@@ -78,6 +78,16 @@ def test_a_predicted_arena_passes_only_with_room(cli, trained, data, limit, code
     assert (answer.code, named(answer, "arena_bytes", "nucleo-h743zi2")["verdict"]) == (code, verdict)
 
 
+def test_an_arena_that_is_known_in_part_judges_nothing_but_a_limit(cli, trained, data):
+    board = "esp32-s3-devkitc-1"
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--target", board, "--json")
+    found = named(cli("validate", trained / "a.tflite", *given), "arena_bytes", board)
+    assert (found["verdict"], found["high"]) == ("info", None)
+    assert "scratch of xtensa-lx7 kernels is not known for CONV_2D" in found["why"]
+    answer = cli("validate", trained / "a.tflite", *given, "--limit", "arena_bytes=400000")
+    assert (answer.code, named(answer, "arena_bytes", board)["verdict"]) == (7, "inconclusive")
+
+
 def test_where_tflm_and_the_builtin_kernels_part_is_said(cli, trained, data):
     given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--target", "nucleo-h743zi2")
     found = named(cli("validate", trained / "a.tflite", *given, "--json"), "kernels_max_abs", "nucleo-h743zi2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from edgedl.validation.gates import UNITS, Gates
 
 # A predicted arena passes only with this much room: allocation order, alignment and releases of TFLM differ.
 MARGIN = 0.1
+USERS = "the limit"  # as a `why` names the user's own
 TIMEOUT_S = 300
-TOLD = ("kernels_max_lsb", "kernels_max_abs")  # whose reason is a note where it is not 0
+TOLD = {"kernels_max_lsb": 0, "kernels_max_abs": 1e-5}  # whose reason is a note where it is more
 
 
 def checks(
@@ -29,7 +31,7 @@ def checks(
             found += _ask(runtime, artifact, target, inputs or {})
         except (UnsupportedError, WorkerError) as e:
             notes.append(f"target {target.id}: no figures of {runtime.name}: {e}")
-    notes += [f"target {target.id}: {c.why}" for c in found if c.name in TOLD and c.measured]
+    notes += [f"target {target.id}: {c.why}" for c in found if (c.measured or 0) > TOLD.get(c.name, math.inf)]
     return [_judge(check, gates, target) for check in found], notes
 
 
@@ -78,7 +80,7 @@ def _arena(check: Check, gates: Gates, target: Target) -> Check:
     limits = {
         "the RAM in one piece": target.memory.get("contiguous_ram_bytes"),
         "the RAM": target.memory.get("ram_bytes"),
-        "the limit": gates.limits.get("arena_bytes"),
+        USERS: gates.limits.get("arena_bytes"),
     }
     name, limit = min(((n, v) for n, v in limits.items() if v), key=lambda e: e[1], default=("", None))
     if limit is None or check.measured is None:
@@ -86,10 +88,12 @@ def _arena(check: Check, gates: Gates, target: Target) -> Check:
     low, high = check.low or check.measured, check.high
     if low > limit:
         verdict, said = Verdict.FAIL, f"more than {name}, {limit:,.0f} bytes"
-    elif high is not None and high * (1 + MARGIN) <= limit:
+    elif high is None:
+        verdict = Verdict.INCONCLUSIVE if name == USERS else Verdict.INFO
+        said = f"{name} has {limit:,.0f} bytes, and part of the arena is not known"
+    elif high * (1 + MARGIN) <= limit:
         verdict, said = Verdict.PASS, f"at most {high / limit:.1%} of {name}, {limit:,.0f} bytes"
     else:
         verdict = Verdict.INCONCLUSIVE
         said = f"too near to {name}, {limit:,.0f} bytes, for a prediction with a margin of {MARGIN:.0%}"
-        said = said if high is not None else f"{name} has {limit:,.0f} bytes, and part of the arena is not known"
     return replace(check, limit=limit, verdict=verdict, why=f"{said}; {check.why}")

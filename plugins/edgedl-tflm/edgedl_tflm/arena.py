@@ -11,6 +11,9 @@ import numpy as np
 
 from edgedl_tflm import cmsis_nn, graph, interpreter, planner
 
+# The kernels of Espressif that ask for scratch, which grows with their releases:
+# https://github.com/espressif/esp-nn/blob/master/include/esp_nn_esp32s3.h
+ESP_NN = {"CONV_2D", "DEPTHWISE_CONV_2D", "SOFTMAX"}
 TOTAL = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 
 
@@ -80,8 +83,9 @@ def predict(content: bytes, arena: Arena, core: str | None) -> Predicted:
     """The arena on a core of the Cortex-M family; of any other, that of the reference kernels."""
     model = graph.read(content)
     if len(model.subgraphs) > 1 or core not in cmsis_nn.CORES:
-        names = tuple(sorted({graph.op_name(model, op) for g in model.subgraphs for op in g.operators or []}))
-        return _predicted(arena, scratch=0, sums=0, largest="", unknown=names)
+        names = {graph.op_name(model, op) for g in model.subgraphs for op in g.operators or []}
+        names &= ESP_NN if (core or "").startswith("xtensa") else names
+        return _predicted(arena, scratch=0, sums=0, largest="", unknown=tuple(sorted(names)))
     ops = model.subgraphs[0].operators
     wanted = {i: cmsis_nn.needs(model, op, core) for i, op in enumerate(ops)}
     scratch = {i: need.scratch for i, need in wanted.items()}
