@@ -160,6 +160,7 @@ def test_a_release_between_those_of_the_table_counts_as_the_older_one() -> None:
     assert op_versions.at("tflite-runtime", "2.14.0") == "2.14.0"
     assert op_versions.at("tflite-runtime", "9.9") == "2.14.0"
     assert op_versions.at("tflite-runtime", "1.0") is None
+    assert str(op_versions.at("tflm", "0.dev20240701")).startswith("0.dev202406")
     check = op_versions.check_versions(versioned(("CONV_2D", 1)), {"tflite-runtime": "2.9.5"}, target=None)
     assert (check.verdict, check.why) == (
         Verdict.PASS,

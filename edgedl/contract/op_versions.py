@@ -206,4 +206,5 @@ def _tables() -> dict[str, Any]:
 
 @cache
 def _key(release: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"\d+", release))
+    """Numbers in their order; a date may be given in part, as dev20240624 for dev20240624135632."""
+    return tuple(int(n.ljust(14, "0") if len(n) >= 4 else n) for n in re.findall(r"\d+", release))
