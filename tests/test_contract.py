@@ -168,6 +168,11 @@ def test_a_release_between_those_of_the_table_counts_as_the_older_one() -> None:
     )
 
 
+def test_a_pin_of_another_formats_runtime_is_none_of_this_file() -> None:
+    check = op_versions.check_versions(versioned(("CONV_2D", 1)), {"onnxruntime": "1.20.1"}, target=None)
+    assert (check.verdict, check.why) == (Verdict.INFO, "no runtime of tflite files is named")
+
+
 def test_without_a_pin_the_first_release_that_has_all_is_told() -> None:
     check = op_versions.check_versions(versioned(("CONV_2D", 1)), {"tflite-runtime": None}, target=None)
     assert check.verdict is Verdict.INFO

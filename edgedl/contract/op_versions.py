@@ -15,6 +15,7 @@ from edgedl.errors import InputError
 from edgedl.types import ArtifactInfo, Check, Method, OpInfo, Verdict
 
 TABLE = Path(__file__).with_name("op_tables.json")
+OTHER_FORMAT = {"onnxruntime": "onnx"}  # the rest of the table runs .tflite files
 SHOWN = 3  # findings in a `why`
 DENSE_DYNAMIC = 12  # FULLY_CONNECTED from here on: weights per channel, activations quantized as it runs
 
@@ -54,6 +55,8 @@ def check_versions(info: ArtifactInfo, pins: Mapping[str, str | None], *, target
     said, count, judged = [], 0, False
     newest: list[int] = []
     for runtime, pin in pins.items():
+        if OTHER_FORMAT.get(runtime, "tflite") != info.format and runtime in _tables():
+            continue  # pins may be given for several artifacts at once
         if runtime not in _tables():
             said.append(f"{runtime}: no table of its releases")
             continue
@@ -80,7 +83,7 @@ def check_versions(info: ArtifactInfo, pins: Mapping[str, str | None], *, target
         unit="count",
         method=Method.STATIC,
         verdict=verdict,
-        why="; ".join(said) or "no runtime is named",
+        why="; ".join(said) or f"no runtime of {info.format} files is named",
     )
 
 

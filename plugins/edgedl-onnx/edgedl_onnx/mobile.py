@@ -22,7 +22,9 @@ def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straig
 
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     wanted = {d for runtime in target["runtimes"] if runtime["name"] == "onnxruntime" for d in runtime["delegates"]}
-    return [_check(name, _partitions(name, model), target["id"]) for name in sorted(wanted)]
+    sizes = [d for value in model.graph.input for d in value.type.tensor_type.shape.dim]
+    fix = "which the operators around hide" if all(d.dim_value for d in sizes) else "export with --shape"
+    return [_check(name, _partitions(name, model), target["id"], fix) for name in sorted(wanted)]
 
 
 def _partitions(delegate: str, model: Any) -> Any:
@@ -36,13 +38,13 @@ def _partitions(delegate: str, model: Any) -> Any:
     )
 
 
-def _check(delegate: str, found: Any, target: str) -> Check:
+def _check(delegate: str, found: Any, target: str, fix: str) -> Check:
     taken, total = found.num_supported_nodes, found.num_nodes
     why = f"{taken} of {total} operators in {found.num_partitions} partition(s)"
     if found.unsupported_ops:
         why += f"; not taken: {', '.join(sorted(found.unsupported_ops))}"
     if found.nodes_unsupported_due_to_dynamic_input:
-        why += f"; {found.nodes_unsupported_due_to_dynamic_input} for free sizes: export with --shape"
+        why += f"; {found.nodes_unsupported_due_to_dynamic_input} whose sizes are not known, {fix}"
     if found.num_partitions > 1:
         why += "; each change of device costs time, one partition is best"
     return Check(
