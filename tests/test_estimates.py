@@ -76,6 +76,12 @@ def test_what_an_npu_leaves_to_the_cpu_is_limited(validate, file, code, measured
     assert (answer.code, found["measured"]) == (code, measured)
     assert found["verdict"] == ("fail" if measured else "pass")
     assert named(answer, "npu_cycles")["method"] == "vendor-estimate"
+    assert "arena_bytes" not in {c["name"] for c in answer.json["checks"]}  # of the CPU's kernels, which do not run
+
+
+def test_a_limit_on_the_arena_beside_an_npu_is_unchecked(validate):
+    answer = validate(NPU, "--limit", "arena_bytes=1000")
+    assert (answer.code, named(answer, "arena_bytes")["verdict"]) == (7, "unchecked")
 
 
 def test_a_runtime_that_refuses_the_file_fails_its_target_alone(validate, monkeypatch, tmp_path):

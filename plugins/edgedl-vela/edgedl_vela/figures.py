@@ -13,6 +13,7 @@ from edgedl_vela.compiler import Compiled, CpuOperator
 
 SHOWN = 3
 KIB = 1024
+UNNAMED = "<unnamed>"  # as Vela calls a tensor that the file holds without a name
 
 
 def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straight: bool) -> list[Check]:  # noqa: ARG001
@@ -80,7 +81,8 @@ def _left(made: Compiled) -> str:
 def _group(name: str, why: str, ops: list[CpuOperator]) -> str:
     places = [str(op.index) for op in ops if op.index is not None]
     where = f"operator {', '.join(places)}, " if places else ""
-    return f"{where}{name} (gives {ops[0].tensor!r})" + (f": {why}" if why else "")
+    tensor = "" if ops[0].tensor == UNNAMED else f" (gives {ops[0].tensor!r})"
+    return f"{where}{name}{tensor}" + (f": {why}" if why else "")
 
 
 def _fix(made: Compiled) -> str:
