@@ -172,15 +172,14 @@ def _onnx_spec(value: Any, quantization: dict[str, Any], data_shapes: dict[str, 
 def _load(request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]], copy: int = 0) -> Any:
     """The model of a request, loaded once a process for each setting; `copy` asks for one more interpreter."""
     runtime = request["runtime"]
-    if runtime not in MODULES:
+    if runtime not in MODULES and not request.get("model"):
         raise RefusedError("the agent has no runtime {!r}; it has {}".format(runtime, ", ".join(MODULES)))
     shared = runtime == "onnxruntime"  # a session serves many threads, an interpreter one
     fields = [request.get(k) for k in ("artifact", "runtime", "threads", "resolver")]
     key = json.dumps([fields, data_shapes, 0 if shared else copy])
     if key not in _loaded:
-        model = OnnxModel if runtime == "onnxruntime" else TFLiteModel
         try:
-            _loaded[key] = model(request, data_shapes)
+            _loaded[key] = _model(request)(request, data_shapes)
         except ImportError:
             raise
         except Exception as e:
@@ -189,15 +188,27 @@ def _load(request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]], copy
     return _loaded[key]
 
 
+def _model(request: dict[str, Any]) -> Any:
+    """The class that loads the file: one of this file, or the "module:Class" that a plugin names."""
+    if request.get("model"):
+        module, _, name = request["model"].partition(":")
+        return getattr(importlib.import_module(module), name)
+    return OnnxModel if request["runtime"] == "onnxruntime" else TFLiteModel
+
+
 # ---- the verbs ----------------------------------------------------------------------------------------------------
 
 
 def info(request: dict[str, Any]) -> dict[str, Any]:
-    """This machine and interpreter, and the runtimes that really construct an interpreter, with their versions."""
+    """This machine and interpreter, and the runtimes that really construct an interpreter, with their versions.
+
+    `modules` are what runtimes of plugins import, by name.
+    """
     runtimes = {}
+    modules = dict(MODULES, **request.get("modules") or {})
     for name in request.get("runtimes") or MODULES:
         try:
-            runtimes[name] = _probe(name)
+            runtimes[name] = _probe(name, modules[name])
         except Exception as e:
             lines = str(e).strip().splitlines() or [""]
             runtimes[name] = {"version": None, "why": "{}: {}".format(type(e).__name__, lines[0])}
@@ -212,16 +223,17 @@ def info(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _probe(name: str) -> dict[str, Any]:
-    module = importlib.import_module(MODULES[name])
-    if name != "onnxruntime":
+def _probe(name: str, path: str) -> dict[str, Any]:
+    module = importlib.import_module(path)
+    if name in MODULES and name != "onnxruntime":
         # Against a wrong numpy the import succeeds and the constructor fails; a good one refuses the empty file.
         try:
             module.Interpreter(model_content=b"\0" * 16)
         except ValueError:
             pass
-    package = importlib.import_module(MODULES[name].split(".", maxsplit=1)[0])
-    return {"version": getattr(package, "__version__", None) or _installed(name), "why": None}
+    package = importlib.import_module(path.split(".", maxsplit=1)[0])
+    told = getattr(module, "__version__", None) or getattr(package, "__version__", None)
+    return {"version": told or _installed(name), "why": None}
 
 
 def _installed(name: str) -> str | None:
@@ -332,8 +344,9 @@ def _time(model: Any, feeds: _Feeds, start: int, warmup: int, repeats: int) -> d
         model.feed(values)
         begun = clock()
         model.invoke()
+        took = clock() - begun
         if i >= warmup:
-            nanoseconds.append(clock() - begun)
+            nanoseconds.append(getattr(model, "took_ns", took))  # what a model in another process took there
     return {"first_inference_ms": first_ms, "nanoseconds": nanoseconds}
 
 

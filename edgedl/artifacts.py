@@ -14,6 +14,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def require_format(path: Path) -> str:
 
 def runtimes(format_: str) -> list[str]:
     """The names of the installed runtimes that run a format."""
-    return [p.name for p in plugins.listing("runtimes") if plugins.load("runtimes", p.name).format == format_]
+    found: dict[str, AgentRuntime] = {p.name: plugins.load("runtimes", p.name) for p in plugins.listing("runtimes")}
+    return [name for name, runtime in found.items() if runtime.format == format_ and runtime.runs]
 
 
 def runtime_for(format_: str, name: str | None = None) -> AgentRuntime:
@@ -61,6 +63,9 @@ def runtime_for(format_: str, name: str | None = None) -> AgentRuntime:
     chosen: AgentRuntime = plugins.load("runtimes", name)
     if chosen.format != format_:
         message = f"runtime {name!r} runs {chosen.format} files, not {format_}"
+        raise InputError(message)
+    if not chosen.runs:
+        message = f"runtime {name!r} runs nothing, it gives figures; allowed: {', '.join(runtimes(format_))}"
         raise InputError(message)
     return chosen
 
@@ -75,12 +80,26 @@ def child_of(runtime: AgentRuntime) -> str:
     return runtime.name if runtime.alone else "runtimes"
 
 
+def probe(runtime: AgentRuntime) -> dict[str, Any]:
+    """The agent's `info` request about one runtime."""
+    return {"runtimes": [runtime.name], "modules": {runtime.name: runtime.module}}
+
+
+@cache
+def why_not(runtime: AgentRuntime) -> str:
+    """Why a plugin's own runtime does not start here, "" where it does. The agent's are tried when they are used."""
+    if runtime.model is None:
+        return ""
+    asked, interpreter = probe(runtime), interpreter_of(runtime)
+    told = worker.call("info", asked, child=child_of(runtime), interpreter=interpreter)["runtimes"][runtime.name]
+    return "" if told["version"] else str(told["why"])
+
+
 def warm(format_: str | None) -> None:
     """Let the child that runs a format, if there is one, import its runtime ahead."""
     if format_ and runtimes(format_):
         runtime = runtime_for(format_)
-        probed = {"runtimes": [runtime.name]}
-        worker.ahead("info", probed, child=child_of(runtime), interpreter=interpreter_of(runtime))
+        worker.ahead("info", probe(runtime), child=child_of(runtime), interpreter=interpreter_of(runtime))
 
 
 def describe(path: Path, *, format_: str | None = None, child: str = "runtimes") -> ArtifactInfo:

@@ -45,7 +45,7 @@ def examine() -> dict[str, Any]:
 def _runtime(name: str, problems: list[str]) -> dict[str, Any]:
     try:
         runtime = plugins.load("runtimes", name)
-        asked = {"runtimes": [runtime.name]}
+        asked = artifacts.probe(runtime)
         child, interpreter = artifacts.child_of(runtime), artifacts.interpreter_of(runtime)
         found = worker.call("info", asked, child=child, interpreter=interpreter, timeout_s=60)["runtimes"][name]
     except EdgedlError as e:

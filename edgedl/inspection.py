@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgedl import artifacts, model_file, targets
+from edgedl import artifacts, contract, model_file
+from edgedl.contract.op_versions import check_versions
 from edgedl.types import Target, to_json
 
 COMPARED = ("format", "scheme", "size_bytes", "compressed_bytes", "parameters", "macs", "inputs", "outputs")
 
 
 def inspect(
-    path: Path, *, target: Target | None, trust: bool = False, custom_objects: str | None = None
+    path: Path,
+    *,
+    target: Target | None,
+    pins: Mapping[str, str] | None = None,
+    trust: bool = False,
+    custom_objects: str | None = None,
 ) -> dict[str, Any]:
-    """JSON-able: `kind` "artifact" or "model", then its facts; for an artifact on a target, the static checks."""
+    """JSON-able: `kind` "artifact" or "model", then its facts; for an artifact on a target, the static checks.
+
+    `pins` are the releases of runtimes that its operators are checked against, in place of the target's.
+    """
     if artifacts.format_of(path) is None:
         model = model_file.open_model(str(path), trust=trust, custom_objects=custom_objects)
         return {"kind": "model", "path": str(path), "size_bytes": _size_bytes(path), **model.facts}
     artifact, info = artifacts.read(path)
     found = {"kind": "artifact", **to_json(info), **to_json(artifact)}
-    if target:
-        found["checks"] = to_json(targets.static_checks(target, artifact, info))
+    checks = contract.static_checks(target, artifact, info, pins) if target else []
+    if pins and not target:
+        checks = [check_versions(info, pins, target=None)]
+    if checks:
+        found["checks"] = to_json(checks)
     return found
 
 

@@ -26,10 +26,11 @@ from edgedl import (
     training,
     worker,
 )
+from edgedl.contract.op_versions import parse_pins
 from edgedl.errors import InputError
 from edgedl.types import Artifact, ExportOptions, Report, Scheme, Target, Verdict, to_json
 from edgedl.validation import benchmark as benchmarking
-from edgedl.validation import planning, statistics
+from edgedl.validation import estimates, planning, statistics
 from edgedl.validation.gates import Gates, parse_limits
 from edgedl.validation.validate import Request
 from edgedl.validation.validate import validate as run_validation
@@ -71,13 +72,19 @@ def inspect(
     file: StrPath,
     *,
     target: str | None = None,
+    runtime_versions: Sequence[str] = (),
     diff: StrPath | None = None,
     trust: bool = False,
     custom_objects: str | None = None,
 ) -> dict[str, Any]:
     """What is in a model or an artifact; with `target` its static checks, with `diff` what another file has instead."""
     loading: dict[str, Any] = {"trust": trust, "custom_objects": custom_objects}
-    found = inspection.inspect(Path(file), target=targets.load(target) if target else None, **loading)
+    profile, pins = targets.load(target) if target else None, parse_pins(runtime_versions)
+    found = inspection.inspect(Path(file), target=profile, pins=pins, **loading)
+    if profile and found["kind"] == "artifact":
+        told, notes = estimates.checks(artifacts.read(Path(file))[0], profile, Gates())
+        found["checks"] += to_json(told)
+        found["notes"] += notes
     if diff:
         found["diff"] = inspection.difference(found, inspection.inspect(Path(diff), target=None, **loading))
     return found
@@ -154,7 +161,7 @@ def export(
     path, asked, sizes = Path(out), Scheme.parse(scheme) if scheme else None, _shapes(shapes)
     exporter = exporting.exporter_for(format_, path, asked or Scheme.FP32)
     profile = targets.load(target) if target else None
-    if profile and exporter.format not in profile.formats:
+    if profile and exporter.format not in (*profile.formats, *(r.name for r in profile.runtimes)):
         message = f"target {profile.id} takes {', '.join(profile.formats)}, not {exporter.format}"
         raise InputError(message)
     artifacts.check_output(path, force=force, inputs=(model, calibration_data, labels))
@@ -185,6 +192,7 @@ def export(
         preprocessing=tuple(preprocessing.to_json(calibration.left)),
         labels=calibration.labels,
         opset=opset,
+        accelerator=profile.accelerator if profile else {},
         slim=slim,
         trust=trust,
         custom_objects=custom_objects,
@@ -206,6 +214,7 @@ def validate(
     limits: Sequence[str] = (),
     targets: Sequence[str] = (),
     runtime: str | None = None,
+    runtime_versions: Sequence[str] = (),
     threads: int = 1,
     seed: int = 0,
     trust: bool = False,
@@ -221,6 +230,7 @@ def validate(
             gates=Gates(max_drop=max_drop, gate=gate, limits=parse_limits(limits)),
             targets=_profiles(targets),
             runtime=runtime,
+            runtime_versions=parse_pins(runtime_versions),
             threads=threads,
             seed=seed,
             trust=trust,

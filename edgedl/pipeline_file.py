@@ -20,6 +20,7 @@ OPTIONS = {  # argument -> long option, where it is more than a dash for a line
     "targets": "target",
     "metrics": "metric",
     "limits": "limit",
+    "runtime_versions": "runtime-version",
     "shapes": "shape",
     "platforms": "platform",
     "overrides": "set",

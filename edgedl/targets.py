@@ -18,21 +18,11 @@ from typing import Annotated, Any, Literal
 from edgedl import toml
 from edgedl.errors import InputError
 from edgedl.toml import Within
-from edgedl.types import Artifact, ArtifactInfo, Check, Method, Target, TargetRuntime, Verdict
+from edgedl.types import Target, TargetRuntime
 
 _FOLDERS = (Path(__file__).parent / "profiles", Path(__file__).parents[1] / "targets")  # in the wheel; in a checkout
 _BUDGET = re.compile(r"(^|_)(budget|limit|gate|drop|latency|accuracy|arena)(_|$)|^max_.*_(bytes|ms)$|_ms$")
 _SOURCE = re.compile(r"https?://\S+\.\S+|\d")
-
-# The custom ops that a runtime brings along; any other is code that the app must register itself.
-# https://github.com/tensorflow/tensorflow/blob/v2.14.0/tensorflow/lite/core/kernels/register.cc
-# https://github.com/tensorflow/tflite-micro/blob/main/tensorflow/lite/micro/micro_mutable_op_resolver.h
-_LITE_OPS = frozenset({"NumericVerify", "Mfcc", "AudioSpectrogram", "TFLite_Detection_PostProcess"})
-_CUSTOM_OPS = {
-    "litert": _LITE_OPS,
-    "tflite-runtime": _LITE_OPS,
-    "tflm": frozenset({"TFLite_Detection_PostProcess", "CIRCULAR_BUFFER"}),
-}
 
 _Count = Annotated[int, Within("[1, inf)")]
 
@@ -45,6 +35,7 @@ class _Runtime:
     fallback: tuple[Literal["builtin", "xnnpack", "gpu"], ...] = ()
     tolerance: dict[Literal["int8_lsb", "float"], Annotated[float, Within("[0, inf)")]] = field(default_factory=dict)
     io_dtypes: tuple[str, ...] = ()
+    delegates: tuple[Literal["nnapi", "coreml"], ...] = ()
     source: str = ""
 
 
@@ -82,6 +73,8 @@ class _Memory:
 class _Accelerator:
     kind: Literal["gpu", "npu", "dsp"]
     name: str
+    system_config: str | None = None  # of Vela's Arm/vela.ini, for an Ethos-U
+    memory_mode: str | None = None
     source: str | None = None
 
 
@@ -250,77 +243,3 @@ def _core_name() -> str:
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return match[1].strip() if match else platform.processor()
-
-
-def static_checks(target: Target, artifact: Artifact, info: ArtifactInfo) -> list[Check]:
-    """What can be said without a run: format, size against flash, types of inputs and outputs, foreign ops."""
-    checks = [_format(target, artifact)]
-    if flash := target.memory.get("flash_bytes"):
-        checks.append(_size(target, artifact, flash))
-    if checks[0].verdict is Verdict.PASS:
-        runtimes = [r for r in target.runtimes if r.format in (None, artifact.format)]
-        checks.append(_io(target, info, runtimes))
-        if artifact.format == "tflite":
-            checks.append(_unsupported_ops(target, info, runtimes))
-    return checks
-
-
-def _format(target: Target, artifact: Artifact) -> Check:
-    accepted = artifact.format in target.formats
-    why = "" if accepted else f"{target.name} takes {', '.join(target.formats)}, this is {artifact.format}"
-    verdict = Verdict.PASS if accepted else Verdict.FAIL
-    return Check(name="format", target=target.id, method=Method.STATIC, verdict=verdict, why=why)
-
-
-def _size(target: Target, artifact: Artifact, flash: int) -> Check:
-    """The file against the whole flash; whether the rest of it is enough for the program, a linker says."""
-    fits = artifact.size_bytes <= flash
-    share = f"{artifact.size_bytes / flash:.1%} of the {flash:,} bytes of flash, which hold the program too"
-    return Check(
-        name="size_bytes",
-        target=target.id,
-        measured=artifact.size_bytes,
-        limit=flash,
-        unit="B",
-        method=Method.STATIC,
-        verdict=Verdict.INFO if fits else Verdict.FAIL,
-        why=share if fits else f"the file alone is {share}",
-    )
-
-
-def _io(target: Target, info: ArtifactInfo, runtimes: list[TargetRuntime]) -> Check:
-    used = list(dict.fromkeys(spec.dtype for spec in (*info.inputs, *info.outputs)))
-    refused = [r for r in runtimes if r.io_dtypes and not set(used) <= set(r.io_dtypes)]
-    if refused and len(refused) == len(runtimes):
-        verdict = Verdict.FAIL
-        taken = "; ".join(f"{r.name} takes {', '.join(r.io_dtypes)}" for r in refused)
-        why = f"inputs and outputs are {', '.join(used)}; {taken}. Export with --io {target.io}"
-    else:
-        verdict = Verdict.INFO
-        usual = "float32" if target.io == "float" else target.io
-        differ = f"; {usual} is usual there: export with --io {target.io}" if usual not in used else ""
-        why = f"inputs and outputs are {', '.join(used)}{differ}"
-    return Check(name="io", target=target.id, method=Method.STATIC, verdict=verdict, why=why)
-
-
-def _unsupported_ops(target: Target, info: ArtifactInfo, runtimes: list[TargetRuntime]) -> Check:
-    """TensorFlow ops (Flex) and custom ops that no runtime there has; a TFLite custom op goes by its own name."""
-    known = frozenset().union(*(_CUSTOM_OPS.get(r.name, ()) for r in runtimes))
-    outside = sorted({op.name for op in info.ops if not re.fullmatch(r"[A-Z0-9_]+", op.name)} - known)
-    flex = ", ".join(name for name in outside if name.startswith("Flex"))
-    custom = ", ".join(name for name in outside if not name.startswith("Flex"))
-    reasons = [
-        f"{flex} need TensorFlow's Flex delegate (SELECT_TF_OPS)" if flex else "",
-        f"{custom} are custom ops that the app must register" if custom else "",
-    ]
-    names = ", ".join(r.name for r in runtimes) or "no runtime"
-    why = f"{'; '.join(filter(None, reasons))}; {target.name} runs {names}" if outside else ""
-    return Check(
-        name="unsupported_ops",
-        target=target.id,
-        measured=len(outside),
-        limit=0,
-        method=Method.STATIC,
-        verdict=Verdict.FAIL if outside else Verdict.PASS,
-        why=why,
-    )

@@ -76,13 +76,13 @@ def check_runtime(name: str, artifact: Path) -> None:
     )
     known = ", ".join(f"{n} ({m})" for n, m in agent.MODULES.items())
     _require(
-        agent.MODULES.get(runtime.name) == runtime.module,
-        f"runtime {name}: {runtime.name} ({runtime.module}) is none that the agent runs: {known}",
+        bool(runtime.model) or agent.MODULES.get(runtime.name) == runtime.module,
+        f"runtime {name}: {runtime.name} ({runtime.module}) names no model, and is none that the agent runs: {known}",
     )
-    found = _asked(runtime, "info", runtimes=[runtime.name])["runtimes"][runtime.name]
+    found = _asked(runtime, "info", **artifacts.probe(runtime))["runtimes"][runtime.name]
     _require(bool(found["version"]), f"runtime {name} does not start: {found['why']}. Try: {runtime.install}")
     told, _ = artifacts.read(artifact)
-    loaded = _asked(runtime, "describe", artifact=str(artifact), runtime=runtime.name)
+    loaded = _asked(runtime, "describe", artifact=str(artifact), runtime=runtime.name, model=runtime.model)
     for side, specs in (("inputs", told.inputs), ("outputs", told.outputs)):
         names, seen = [s.name for s in specs], [s["name"] for s in loaded[side]]
         _require(sorted(seen) == sorted(names), f"runtime {name}: describes {side} {names}, and loads {seen}")

@@ -163,7 +163,8 @@ class Report:
 class TargetRuntime:
     """A runtime on a target: `resolver` is builtin, xnnpack, gpu or npu, `fallback` what takes the ops it leaves.
 
-    `tolerance` is the parity it promises (`int8_lsb`, `float`), `io_dtypes` what inputs and outputs may be, if limited.
+    `tolerance` is the parity it promises (`int8_lsb`, `float`), `io_dtypes` what inputs and outputs may be, if limited,
+    `delegates` what it can hand operators to beside the CPU.
     """
 
     name: str
@@ -173,6 +174,7 @@ class TargetRuntime:
     fallback: tuple[str, ...] = ()
     tolerance: dict[str, float] = field(default_factory=dict)
     io_dtypes: tuple[str, ...] = ()
+    delegates: tuple[str, ...] = ()
     source: str = ""
 
 
@@ -204,6 +206,7 @@ class ExportOptions:
     labels: tuple[str, ...] = ()
     opset: int | None = None
     layout: str | None = None
+    accelerator: dict[str, Any] = field(default_factory=dict)  # of the target's profile
     slim: bool = True  # leave out what no runtime reads; outputs stay the same
     trust: bool = False
     custom_objects: str | None = None
@@ -244,25 +247,6 @@ class ArtifactInfo:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How to run: threads, warm-up and timed inferences, and which samples."""
-
-    threads: int = 1
-    warmup: int = 10
-    repeats: int = 100
-    start: int = 0
-    stop: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunResult:
-    """`outputs` is a folder with one .npy an output, `nanoseconds` one value a timed inference."""
-
-    outputs: Path
-    nanoseconds: Array
-
-
 class Exporter(Protocol):
     """Writes one format. `source` names the (format, scheme) it is made from, `scheme` "" being the same one."""
 
@@ -285,19 +269,13 @@ class Exporter(Protocol):
         ...
 
 
-class Runtime(Protocol):
-    """Runs what the agent itself cannot."""
-
-    format: str
-
-    def describe(self, artifact: Path) -> ArtifactInfo: ...
-
-    def run(self, artifact: Path, inputs: Path, out: Path, options: RunOptions) -> RunResult: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class AgentRuntime:
-    """A runtime that `agent.py` runs: the module it imports, what to install, and whether it needs a process alone."""
+    """A runtime: the module it imports, what to install, and whether it needs a process alone.
+
+    `model` is the class that `agent.py` loads for what it cannot run itself; `figures` tells what is known without a
+    run, such as the arena. Both are "module:name" of the plugin.
+    """
 
     name: str
     format: str
@@ -305,7 +283,29 @@ class AgentRuntime:
     install: str
     alone: bool = False
     python_variable: str | None = None  # names the environment variable that points at an interpreter that has it
-    describe: str | None = None  # "module:function" of the plugin, from a path (str) to an ArtifactInfo
+    describe: str | None = None  # from a path (str) to an ArtifactInfo
+    model: str | None = None  # see `Model`
+    figures: str | None = None  # from path, target, inputs, straight to Checks without limits
+    figures_for: tuple[str, ...] = ()  # only where the target's runtime has one of these delegates; () always
+    runs: bool = True  # False for a compiler, which gives figures and no outputs
+    parallel: bool = True  # False where the interpreters of one process run one after the other
+
+
+class Model(Protocol):
+    """A file loaded by a runtime, made from a request and the shapes of the samples by input.
+
+    `inputs` and `outputs` are dicts with name, dtype, shape, scale, zero_point. What is wrong with the file raises.
+    One that runs elsewhere, such as in a browser, may say in `took_ns` what the last inference took there.
+    """
+
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+    def __init__(self, request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> None: ...
+
+    def feed(self, values: list[Array]) -> None: ...
+
+    def invoke(self) -> list[Array]: ...
 
 
 class Device(Protocol):

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", ""},
     {"types", "plugins", "agent", "toml", "user_code"},
-    {"worker", "targets", "recipes", "data", "readers", "preprocessing"},
+    {"worker", "targets", "contract", "recipes", "data", "readers", "preprocessing"},
     {"models", "graph", "model_file", "artifacts", "fitting"},
     {"compression", "training", "exporting", "inspection", "doctor"},
     {"validation"},

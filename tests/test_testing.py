@@ -197,7 +197,7 @@ def test_an_exporter_that_breaks_a_rule_is_told_which(_broken, tmp_path, name, r
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        ("foreign", r"mine \(mine.interpreter\) is none that the agent runs: litert"),
+        ("foreign", r"mine \(mine.interpreter\) names no model, and is none that the agent runs: litert"),
         ("shapeless", "must be an edgedl.types.AgentRuntime, got SimpleNamespace"),
     ],
 )

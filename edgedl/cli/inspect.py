@@ -11,6 +11,7 @@ from edgedl.cli import options
 @click.argument("file")
 @click.option("--target", metavar="T", help="Check the file against a device profile, without running it.")
 @click.option("--diff", metavar="OTHER", help="Compare with another file: what is in one and not in the other.")
+@options.runtime_version
 @options.model_loading
 @options.as_json
 def command(file: str, as_json: bool, **given: object) -> None:

@@ -18,6 +18,11 @@ custom_objects = click.option("--custom-objects", metavar="MODULE", help="Module
 junit = click.option("--junit", metavar="FILE", help="Write the verdicts as JUnit XML.")
 targets = click.option("--target", "targets", metavar="T", multiple=True, help="Device profile: an id or a .toml.")
 
+runtime_version = click.option(
+    "--runtime-version", "runtime_versions", metavar="R=VERSION", multiple=True,
+    help="The release of a runtime that the app ships, such as litert=2.1.0.",
+)  # fmt: skip
+
 
 def out(text: str) -> Callable[[F], F]:
     """`-o/--out`, required."""

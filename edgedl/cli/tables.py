@@ -68,9 +68,11 @@ def _ops(found: dict[str, Any]) -> Table:
 
 
 def _checks(checks: list[dict[str, Any]]) -> Table:
-    table = Table("check", "target", "verdict", "why")
+    table = Table("check", "target", "measured", "verdict")
+    table.add_column("why", overflow="fold")
     for check in checks:
-        table.add_row(check["name"], check["target"], check["verdict"], check["why"])
+        measured = number(check["measured"], check["unit"] or "count") if check["measured"] is not None else ""
+        table.add_row(check["name"], check["target"], measured, check["verdict"], check["why"])
     return table
 
 

@@ -25,6 +25,7 @@ from edgedl.cli import options
 @click.option("--plan", is_flag=True, help="Say how many samples the gate needs, and run nothing.")
 @click.option("--report", "report_folder", metavar="DIR", help="Write report.json and report.html into DIR.")
 @options.targets
+@options.runtime_version
 @options.model_loading
 @options.junit
 @options.seed

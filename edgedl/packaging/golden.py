@@ -53,7 +53,7 @@ def runtime_for(format_: str, preferred: str | None = None) -> tuple[AgentRuntim
         chosen = artifacts.runtime_for(format_, name)
         found = worker.call(
             "info",
-            {"runtimes": [name]},
+            artifacts.probe(chosen),
             child=artifacts.child_of(chosen),
             interpreter=artifacts.interpreter_of(chosen),
         )["runtimes"][name]

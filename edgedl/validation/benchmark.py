@@ -90,7 +90,7 @@ def measure(entries: Sequence[tuple[Artifact, Setting, Mapping[str, Path]]], *, 
 def _warm(children: Sequence[Child], settings: Sequence[Setting]) -> None:
     """Let all of them import their runtime, at once: an import is no part of the time that a file takes to load."""
     asked = zip(children, settings, strict=True)
-    started = [worker.begin(partial(c.call, "info", {"runtimes": [s.runtime.name]})) for c, s in asked]
+    started = [worker.begin(partial(c.call, "info", artifacts.probe(s.runtime))) for c, s in asked]
     for each in started:
         each.result()
 

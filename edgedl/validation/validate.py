@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import artifacts, data, exporting, model_file, preprocessing, targets, toml, worker
+from edgedl import artifacts, contract, data, exporting, model_file, preprocessing, targets, toml, worker
+from edgedl.contract.op_versions import check_versions
 from edgedl.data import Dataset
-from edgedl.errors import EdgedlError, InputError
+from edgedl.errors import EdgedlError, InputError, WorkerError
 from edgedl.model_file import ModelFile
 from edgedl.types import (
     Artifact,
@@ -26,7 +27,7 @@ from edgedl.types import (
     Verdict,
     to_json,
 )
-from edgedl.validation import accuracy, benchmark, evaluate, metrics, parity, provenance
+from edgedl.validation import accuracy, benchmark, estimates, evaluate, metrics, parity, provenance
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.evaluate import Setting
@@ -46,13 +47,15 @@ class Request:
     gates: Gates = field(default_factory=Gates)
     targets: tuple[Target, ...] = ()
     runtime: str | None = None
+    runtime_versions: Mapping[str, str] = field(default_factory=dict)  # that the app ships, by runtime
     threads: int = 1
     seed: int = 0
     trust: bool = False
     custom_objects: str | None = None
 
 
-Outputs = dict[tuple[str, str | None], dict[str, Path]]  # by runtime and kernels, then by name
+Kernels = tuple[str, str | None]  # runtime and resolver
+Outputs = dict[Kernels, dict[str, Path]]  # .npy by output name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +68,7 @@ class Case:
     dataset: Dataset
     inputs: dict[str, Path]  # for the artifact
     outputs: Outputs  # what it gave
+    refused: dict[Kernels, str]  # why it does not run there
     reference: dict[str, Path]  # the outputs of the reference
     targets: dict[str, Path]  # what is right, by output
     judges: tuple[tuple[str, Metric | None, str], ...]  # output, metric, why it was chosen
@@ -81,11 +85,19 @@ def validate(request: Request) -> Report:
     for target in request.targets or (None,):
         setting, said = _setting(request, case.artifact, target)
         notes += said
-        found, described = _judge(case, case.outputs[_key(setting)], target)
-        details = details or described
-        checks += [*found, *_figures(case, target, timings)]
+        told, said = estimates.checks(case.artifact, target, request.gates, case.inputs) if target else ([], [])
+        notes += said
+        if _key(setting) in case.refused:
+            checks.append(_does_not_run(target, setting, case.refused[_key(setting)]))
+        else:
+            found, described = _judge(case, case.outputs[_key(setting)], target)
+            details = details or described
+            checks += found
+        checks += [*told, *_figures(case, target, timings, {c.name for c in told})]
         if target:
-            checks += targets.static_checks(target, case.artifact, case.info)
+            checks += contract.static_checks(target, case.artifact, case.info, request.runtime_versions)
+    if request.runtime_versions and not request.targets:
+        checks.append(check_versions(case.info, request.runtime_versions, target=None))
     notes += [*_slower(case, timings), *(n for t in timings for n in t.notes())]
     return Report(
         artifact=str(request.artifact),
@@ -120,9 +132,10 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     paired = _pair(reference, artifact.outputs, request)
     right = _right(dataset, artifact, bound.targets, bound.inputs)
     judges, chosen = _judges(request, artifact, right, bound.targets)
+    gave, refused = outputs.result()
     case = Case(
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
-        outputs=outputs.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
+        outputs=gave, refused=refused, targets=right, judges=judges, beside=beside, reference_inputs=fed,
     )  # fmt: skip
     return case, [
         *chosen,
@@ -133,17 +146,35 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     ]
 
 
-def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> Outputs:
-    """The artifact's outputs with the kernels of each target."""
+def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> tuple[Outputs, dict[Kernels, str]]:
+    """The artifact's outputs with the kernels of each target; why those of a target, which nobody chose, refuse it."""
     found: Outputs = {}
+    refused: dict[Kernels, str] = {}
     for target in request.targets or (None,):
         setting, _ = _setting(request, artifact, target)
-        if _key(setting) not in found:
+        if _key(setting) in found or _key(setting) in refused:
+            continue
+        try:
             found[_key(setting)] = evaluate.outputs(artifact, setting, inputs)
-    return found
+        except (InputError, WorkerError) as e:
+            if target is None or request.runtime or setting.runtime.model is None:
+                raise
+            refused[_key(setting)] = str(e)
+    return found, refused
 
 
-def _key(setting: Setting) -> tuple[str, str | None]:
+def _does_not_run(target: Target | None, setting: Setting, why: str) -> Check:
+    where = target.id if target else None
+    return Check(
+        name="runs",
+        target=where,
+        method=Method.MEASURED_HOST,
+        verdict=Verdict.FAIL,
+        why=f"{setting.runtime.name}: {why}",
+    )
+
+
+def _key(setting: Setting) -> Kernels:
     return setting.runtime.name, setting.resolver
 
 
@@ -256,15 +287,19 @@ def _setting(request: Request, artifact: Artifact, target: Target | None) -> tup
     if request.runtime or target is None:
         return Setting(runtime=artifacts.runtime_for(format_, request.runtime), threads=threads), []
     offered = [r for r in target.runtimes if r.format in (None, format_)]
+    missing = ""
     for found in offered:
         if found.name in artifacts.runtimes(format_):
             runtime = artifacts.runtime_for(format_, found.name)
-            return Setting(runtime=runtime, resolver=found.resolver, threads=threads), []
+            why = artifacts.why_not(runtime)
+            if not why:
+                return Setting(runtime=runtime, resolver=found.resolver, threads=threads), []
+            missing = f", which does not start here: {why}. Try: {runtime.install}"
     runtime = artifacts.runtime_for(format_)
     resolver = offered[0].resolver if offered else None
     named = offered[0].name if offered else "no runtime for this format"
     kernels = f"{runtime.name} with {resolver} kernels" if resolver else runtime.name
-    note = f"target {target.id}: outputs are those of {kernels} on this machine, in place of {named}"
+    note = f"target {target.id}: outputs are those of {kernels} on this machine, in place of {named}{missing}"
     return Setting(runtime=runtime, resolver=resolver, threads=threads), [note]
 
 
@@ -328,7 +363,7 @@ def _timings(case: Case) -> list[Timing]:
     return benchmark.measure(entries, repeats=BENCHMARK_REPEATS)
 
 
-def _figures(case: Case, target: Target | None, timings: Sequence[Timing]) -> list[Check]:
+def _figures(case: Case, target: Target | None, timings: Sequence[Timing], known: set[str]) -> list[Check]:
     """Sizes anywhere; times and memory where they were measured, else unchecked under a limit and left out without."""
     gates, where = case.request.gates, target.id if target else None
     checks = [
@@ -351,7 +386,7 @@ def _figures(case: Case, target: Target | None, timings: Sequence[Timing]) -> li
         )
         shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": where}
         checks += [gates.check(name, value, why=why, **shared, **more) for name, value, more in figures]
-    measured = {c.name for c in checks} | {"worst_class_drop", "flips", "max_abs", "max_lsb"}
+    measured = {c.name for c in checks} | known | {"worst_class_drop", "flips", "max_abs", "max_lsb"}
     why = f"nothing here can measure it on {where}" if where else "nothing here measures it"
     return checks + [
         gates.check(name, None, method=Method.STATIC, target=where, why=why)

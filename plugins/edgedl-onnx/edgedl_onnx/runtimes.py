@@ -10,4 +10,6 @@ ONNXRUNTIME = AgentRuntime(
     module="onnxruntime",
     install="pip install onnxruntime",
     describe="edgedl_onnx.describe:describe",
+    figures="edgedl_onnx.mobile:figures",
+    figures_for=("nnapi", "coreml"),
 )

@@ -1,0 +1,1 @@
+"""LiteRT.js and onnxruntime-web as runtimes of edgedl, in a headless Chromium."""

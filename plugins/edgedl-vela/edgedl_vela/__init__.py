@@ -1,0 +1,1 @@
+"""Vela, Arm's compiler for Ethos-U, as a plugin of edgedl."""
