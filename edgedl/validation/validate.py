@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import artifacts, data, exporting, model_file, preprocessing, targets, toml, worker
+from edgedl import artifacts, data, devices, exporting, model_file, preprocessing, targets, toml, worker
 from edgedl.data import Dataset
+from edgedl.devices import Place
 from edgedl.errors import EdgedlError, InputError
 from edgedl.model_file import ModelFile
 from edgedl.preprocessing.op import Op
@@ -27,11 +28,12 @@ from edgedl.types import (
     Verdict,
     to_json,
 )
-from edgedl.validation import accuracy, benchmark, evaluate, metrics
+from edgedl.validation import accuracy, benchmark, evaluate, metrics, on_device
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.evaluate import Setting
 from edgedl.validation.gates import Gates
+from edgedl.validation.on_device import Ran
 
 BENCHMARK_REPEATS = 100
 
@@ -53,7 +55,7 @@ class Request:
     custom_objects: str | None = None
 
 
-Outputs = dict[tuple[str, str | None], dict[str, Path]]  # by runtime and kernels, then by name
+Key = tuple[str, str | None, Place | None]  # runtime, kernels, device
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +67,7 @@ class Case:
     info: ArtifactInfo
     dataset: Dataset
     inputs: dict[str, Path]  # for the artifact
-    outputs: Outputs  # what it gave
+    ran: dict[Key, Ran]  # what it gave
     reference: dict[str, Path]  # the outputs of the reference
     targets: dict[str, Path]  # what is right, by output
     judges: tuple[tuple[str, Metric | None, str], ...]  # output, metric, why it was chosen
@@ -82,9 +84,11 @@ def validate(request: Request) -> Report:
     for target in request.targets or (None,):
         setting, said = _setting(request, case.artifact, target)
         notes += said
-        found, described = _judge(case, case.outputs[_key(setting)], target)
+        ran = case.ran[_key(setting)]
+        found, described = _judge(case, ran.outputs, target)
         details = details or described
-        checks += [*found, *_figures(case, target, timings)]
+        checks += [*on_device.relabelled(found, ran), *_figures(case, target, timings, ran)]
+        notes += ran.notes(target.id) if target else ()
         if target:
             checks += targets.static_checks(target, case.artifact, case.info)
     notes += [*_slower(case, timings), *(n for t in timings for n in t.notes())]
@@ -110,7 +114,7 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     left = evaluate.left_to_the_app(artifact, dataset)
     bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
     whole = bound if left == dataset.ops else None
-    outputs = worker.begin(lambda: _outputs(request, artifact, bound.inputs))  # while the reference is loaded
+    running = worker.begin(lambda: _run(request, artifact, bound.inputs))  # while the reference is loaded
     source = artifacts.read(Path(request.reference))[0] if is_artifact else _model(request)
     beside, said = _beside(source, artifact)
     if isinstance(source, Artifact):
@@ -122,23 +126,20 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     judges, chosen = _judges(request, artifact, right, bound.targets)
     case = Case(
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
-        outputs=outputs.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
+        ran=running.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
     )  # fmt: skip
     return case, [*chosen, *said, *_other_preprocessing(case, left), *_overlap(case, names)]
 
 
-def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> Outputs:
-    """The artifact's outputs with the kernels of each target."""
-    found: Outputs = {}
-    for target in request.targets or (None,):
-        setting, _ = _setting(request, artifact, target)
-        if _key(setting) not in found:
-            found[_key(setting)] = evaluate.outputs(artifact, setting, inputs)
-    return found
+def _run(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> dict[Key, Ran]:
+    """The artifact's outputs with the kernels, and on the device, of each target."""
+    wanted = {_key(s): s for s in (_setting(request, artifact, target)[0] for target in request.targets or (None,))}
+    ran = on_device.run_all(artifact, list(wanted.values()), inputs, repeats=BENCHMARK_REPEATS)
+    return dict(zip(wanted, ran, strict=True))
 
 
-def _key(setting: Setting) -> tuple[str, str | None]:
-    return setting.runtime.name, setting.resolver
+def _key(setting: Setting) -> Key:
+    return setting.runtime.name, setting.resolver, setting.place
 
 
 def _artifact_reference(
@@ -243,15 +244,19 @@ def _named(text: str, outputs: Mapping[str, TensorSpec], right: Mapping[str, Pat
 
 
 def _setting(request: Request, artifact: Artifact, target: Target | None) -> tuple[Setting, list[str]]:
-    """The runtime and kernels that come nearest to the target's, and what the user should know of the difference."""
+    """The runtime, kernels and device that come nearest to the target's, and what the user should know of them."""
     format_, threads = artifact.format, request.threads
-    if request.runtime or target is None:
+    if target is None:
         return Setting(runtime=artifacts.runtime_for(format_, request.runtime), threads=threads), []
+    place, missing = devices.place_of(target) if format_ in target.formats else (None, "")
+    said = [f"target {target.id}: outputs are this machine's, not its device's: {missing}"] if missing else []
+    if request.runtime:
+        return Setting(runtime=artifacts.runtime_for(format_, request.runtime), threads=threads, place=place), said
     offered = [r for r in target.runtimes if r.format in (None, format_)]
     for found in offered:
         if found.name in artifacts.runtimes(format_):
             runtime = artifacts.runtime_for(format_, found.name)
-            return Setting(runtime=runtime, resolver=found.resolver, threads=threads), []
+            return Setting(runtime=runtime, resolver=found.resolver, threads=threads, place=place), said
     runtime = artifacts.runtime_for(format_)
     resolver = offered[0].resolver if offered else None
     named = offered[0].name if offered else "no runtime for this format"
@@ -319,7 +324,7 @@ def _timings(case: Case) -> list[Timing]:
     return benchmark.measure(entries, repeats=BENCHMARK_REPEATS)
 
 
-def _figures(case: Case, target: Target | None, timings: Sequence[Timing]) -> list[Check]:
+def _figures(case: Case, target: Target | None, timings: Sequence[Timing], ran: Ran) -> list[Check]:
     """Sizes anywhere; times and memory where they were measured, else unchecked under a limit and left out without."""
     gates, where = case.request.gates, target.id if target else None
     checks = [
@@ -342,6 +347,7 @@ def _figures(case: Case, target: Target | None, timings: Sequence[Timing]) -> li
         )
         shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": where}
         checks += [gates.check(name, value, why=why, **shared, **more) for name, value, more in figures]
+    checks += on_device.figures(ran, gates, where)
     measured = {c.name for c in checks} | {"worst_class_drop", "flips", "max_abs", "max_lsb"}
     why = f"nothing here can measure it on {where}" if where else "nothing here measures it"
     return checks + [

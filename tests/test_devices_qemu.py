@@ -1,0 +1,89 @@
+"""Emulated Arm cores: their outputs, their instruction counts, and what becomes of an agent that dies under QEMU."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import samples
+
+from edgedl import devices, targets
+from edgedl.errors import InputError, WorkerError
+
+
+@pytest.fixture(scope="module")
+def int8(model, data, tmp_path_factory):
+    """The small classifier in int8."""
+    from edgedl import pipeline
+
+    out = tmp_path_factory.mktemp("int8") / "int8.tflite"
+    pipeline.export(model, out, scheme="int8", calibration_data=data / "train.npz")
+    return out
+
+
+@pytest.fixture(scope="module")
+def core(sysroots):
+    place, missing = devices.place_of(targets.load("raspberry-pi-4"))
+    assert not missing
+    with place.opened() as device:
+        yield device
+
+
+def asked(artifact, tmp_path, **more):
+    np.save(tmp_path / "x.npy", samples(4)[0].astype(np.float32))
+    inputs = {"image": str(tmp_path / "x.npy")}
+    return {"artifact": str(artifact), "runtime": "litert", "inputs": inputs, "threads": 1, **more}
+
+
+def test_validate_runs_on_the_cores_of_its_targets(cli, sysroots, int8, model, data):
+    given = [part for t in ("raspberry-pi-4", "generic-android-arm64", "raspberry-pi-5") for part in ("--target", t)]
+    answer = cli("validate", int8, "--reference", model, "--data", data / "test.npz", *given, "--json")
+    assert answer.code == 0, answer.err
+    checks = {(c["name"], c["target"]): c for c in answer.json["checks"]}
+    for name in ("accuracy", "accuracy_drop", "flips", "max_abs", "instructions"):
+        assert checks[name, "raspberry-pi-4"]["method"] == "emulated"
+    assert checks["accuracy_reference", "raspberry-pi-4"]["method"] == "measured-host"
+    counted = {t: checks["instructions", t]["measured"] for t in ("raspberry-pi-4", "raspberry-pi-5")}
+    assert 10_000 < counted["raspberry-pi-5"] < counted["raspberry-pi-4"] < 10_000_000  # it has dot products
+    assert checks["instructions", "generic-android-arm64"]["measured"] == counted["raspberry-pi-4"]  # one device
+    assert not any(name.endswith("_ms") or name == "peak_rss_bytes" for name, _ in checks)
+    why = checks["instructions", "raspberry-pi-5"]["why"]
+    assert why.startswith("cortex-a76, qemu-aarch64 ")
+    assert "simd_fp" in why
+    assert "target raspberry-pi-5: outputs are those of litert 2.3.0 (xnnpack) on an emulated cortex-a76" in answer.err
+
+
+def test_the_core_is_an_arm_and_says_that_it_is_emulated(core):
+    told = core.call("info", {"runtimes": ["litert", "tflite-runtime", "onnxruntime"]}, 100)
+    assert (told["machine"], told["emulator"]) == ("aarch64", "qemu-aarch64")
+    assert all(r["version"] for r in told["runtimes"].values()), told["runtimes"]
+
+
+def test_the_same_instructions_are_counted_in_three_runs(core, int8, tmp_path):
+    counts = [core.count(asked(int8, tmp_path), 200) for _ in range(3)]
+    assert counts[0] == counts[1] == counts[2]
+    assert sum(counts[0].classes.values()) == counts[0].instructions
+    assert counts[0].classes["simd_fp"] > 1000
+    assert (counts[0].core, counts[0].runtime, counts[0].threads) == ("cortex-a72", "litert 2.3.0", 1)
+
+
+def test_more_threads_are_not_counted(core, int8, tmp_path):
+    with pytest.raises(InputError, match="threads must be 1, got 2"):
+        core.count(asked(int8, tmp_path) | {"threads": 2}, 100)
+
+
+def test_a_core_that_nobody_described_is_refused(sysroots, tmp_path):
+    place, _ = devices.place_of(targets.load("raspberry-pi-4"))
+    other = devices.Place(device="qemu", options=type(place.options)(cpu="cortex-a77"))
+    with pytest.raises(
+        InputError, match=r"cpu 'cortex-a77' \(did you mean 'cortex-a7.'\?\) is not one of qemu-arm64: cor"
+    ):
+        other.plugin.open(other.options)
+
+
+def test_an_agent_that_dies_on_the_core_is_one_error_and_no_process_is_left(core):  # the last to use it
+    os.kill(core.child.process.pid, signal.SIGSEGV)
+    with pytest.raises(WorkerError, match="worker 'qemu-arm64-cortex-a72' was killed by SIGSEGV in info"):
+        core.call("info", {}, 100)
+    assert not Path(f"/proc/{core.child.process.pid}").exists()
