@@ -5,6 +5,7 @@ It needs the standard library (Python 3.7 up), numpy, and whichever runtime it f
 
     python agent.py FOLDER      answer one request and exit
     python agent.py --serve     answer the folders named on standard input, a line each; "done" after each
+    python agent.py --serve OWN    the same on a device; OWN, with all that is in it, goes when the input closes
 
 A request has a `verb` (info, describe, run, count, digest) or, where edgedl itself is installed, a `call` of
 "module:function".
@@ -23,6 +24,8 @@ import gc
 import importlib
 import json
 import platform
+import queue
+import shutil
 import threading
 import time
 import traceback
@@ -42,6 +45,7 @@ ONNX_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(
 
 _loaded = {}  # type: dict[str, Any]
 _last_progress = [0.0]
+_listener = []  # type: list[Any]  # who reads progress from standard output, where no one can from the file
 
 
 class RefusedError(Exception):
@@ -55,8 +59,12 @@ def progress(stage: str, done: int, total: int) -> None:
     if not path or (done < total and now - _last_progress[0] < 0.1):
         return
     _last_progress[0] = now
+    line = json.dumps({"stage": stage, "done": int(done), "total": int(total)}) + "\n"
     with open(path, "a", encoding="utf-8") as f:
-        f.write(json.dumps({"stage": stage, "done": int(done), "total": int(total)}) + "\n")
+        f.write(line)
+    for listener in _listener:
+        listener.write(line)
+        listener.flush()
 
 
 # ---- the runtimes -------------------------------------------------------------------------------------------------
@@ -528,12 +536,6 @@ def _call(request: dict[str, Any]) -> Any:
 
 
 def _folders() -> Iterator[str]:
-    for line in sys.stdin:
-        yield line.rstrip("\n")
-
-
-def serve() -> None:
-    """Answer folders from standard input until it closes or the parent is gone."""
     parent = os.getppid()
 
     def leave_when_orphaned() -> None:
@@ -542,8 +544,33 @@ def serve() -> None:
         os._exit(0)
 
     threading.Thread(target=leave_when_orphaned, daemon=True).start()
+    for line in sys.stdin:
+        yield line.rstrip("\n")
+
+
+def _folders_until_lost(own: str) -> Iterator[str]:
+    """On a device: whatever runs here when the input closes is ended, and the folder goes with it."""
+    asked = queue.Queue()  # type: queue.Queue[str]
+
+    def read() -> None:
+        for line in sys.stdin:
+            asked.put(line.rstrip("\n"))
+        shutil.rmtree(own, ignore_errors=True)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield asked.get()
+
+
+def serve(own: str | None = None) -> None:
+    """Answer folders from standard input until it closes or the parent is gone."""
     replies = os.fdopen(os.dup(1), "w")
-    for folder in _folders():
+    if own:
+        replies.write("ready {} {}\n".format(os.getpid(), _sha256(os.path.abspath(__file__))))
+        replies.flush()
+        _listener.append(replies)
+    for folder in _folders_until_lost(own) if own else _folders():
         log = os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -557,7 +584,7 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--serve"]:
-        serve()
+    if sys.argv[1:2] == ["--serve"]:
+        serve(*sys.argv[2:3])
     else:
         answer(sys.argv[1])

@@ -1,9 +1,11 @@
 """Emulated Arm cores: their outputs, their instruction counts, and what becomes of an agent that dies under QEMU."""
 
+import json
 import os
 import signal
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from conftest import samples
@@ -66,6 +68,22 @@ def test_the_same_instructions_are_counted_in_three_runs(core, int8, tmp_path):
     assert sum(counts[0].classes.values()) == counts[0].instructions
     assert counts[0].classes["simd_fp"] > 1000
     assert (counts[0].core, counts[0].runtime, counts[0].threads) == ("cortex-a72", "litert 2.3.0", 1)
+
+
+def test_the_gate_holds_the_count_of_a_benchmark(cli, sysroots, int8, schema, tmp_path):
+    given = ("benchmark", int8, "--target", "raspberry-pi-4", "--repeats", 5, "--json")
+    first = cli(*given)
+    jsonschema.validate(first.json, schema("benchmark"))
+    assert (first.code, [r["method"] for r in first.json["results"]]) == (0, ["measured-host", "emulated"])
+    assert first.json["results"][1]["latency_ms"] is None
+    lower = first.json
+    lower["results"][1]["instructions"] = int(0.98 * lower["results"][1]["instructions"])
+    (tmp_path / "baseline.json").write_text(json.dumps(lower))
+    second = cli(*given, "--gate", tmp_path / "baseline.json")
+    assert second.code == 6, second.err
+    jsonschema.validate(second.json, schema("benchmark"))
+    assert second.json["gate"]["entries"][0]["measured"] == first.json["results"][1]["instructions"]
+    assert second.json["gate"]["entries"][0]["growth"] == pytest.approx(0.0204, abs=0.001)
 
 
 def test_more_threads_are_not_counted(core, int8, tmp_path):

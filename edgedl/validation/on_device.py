@@ -20,27 +20,34 @@ from edgedl.validation.gates import Gates
 TIMEOUT_S = 900.0  # without a sign of progress
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Ran:
-    """Outputs (.npy by name) and where they come from; `count` of an emulated core, `timing` of a real device.
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What a device tells beside outputs: `count` of an emulated core, `timing` of a real device.
 
-    `where` is "" for this machine. `timing` has the keys of the agent's `run`, with `repeats` inferences.
+    `where` names runtime, version and device; `timing` has the keys of the agent's `run`; `note` says what could not
+    be had.
     """
 
-    outputs: dict[str, Path]
-    method: Method = Method.MEASURED_HOST
-    where: str = ""
+    where: str
+    method: Method
     count: Count | None = None
     timing: Mapping[str, Any] | None = None
     note: str = ""
 
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ran:
+    """Outputs, .npy by name, and the figures of the device they come from, None for this machine."""
+
+    outputs: dict[str, Path]
+    figures: Figures | None = None
+
     def notes(self, target: str) -> list[str]:
         """What the user should hear: whose outputs these are, and what could not be had."""
-        return [
-            f"target {target}: {said}"
-            for said in (self.where and f"outputs are those of {self.where}", self.note)
-            if said
-        ]
+        if self.figures is None:
+            return []
+        said = (f"outputs are those of {self.figures.where}", self.figures.note)
+        return [f"target {target}: {text}" for text in said if text]
 
 
 def run_all(artifact: Artifact, settings: Sequence[Setting], inputs: Mapping[str, Path], *, repeats: int) -> list[Ran]:
@@ -59,20 +66,26 @@ def run(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], *, rep
     assert setting.place is not None  # noqa: S101
     with setting.place.opened() as device:
         asked = _pushed(device, evaluate.request(artifact, setting, inputs))
-        version = _version(device, setting)
-        counted = worker.begin(lambda: counting(device, asked)) if isinstance(device, CountingDevice) else None
+        measuring = worker.begin(lambda: _figures(device, setting, asked, repeats))
+        if device.method is Method.MEASURED_DEVICE:
+            measuring.result()  # alone: nothing else may disturb its times
         outputs = _outputs(device, artifact, asked, inputs)
-        measured = device.method is Method.MEASURED_DEVICE
-        count, note = counted.result() if counted else (None, "")
-        kernels = f" ({setting.resolver})" if setting.resolver else ""
-        return Ran(
-            outputs=outputs,
-            method=device.method,
-            where=f"{version}{kernels} on {device.name}",
-            count=count,
-            timing=timing(device, asked, repeats) if measured else None,
-            note=note,
-        )
+        return Ran(outputs=outputs, figures=measuring.result())
+
+
+def figures_of(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], *, repeats: int) -> Figures:
+    """What the setting's device tells of the first sample, without outputs. Raises InputError, WorkerError."""
+    assert setting.place is not None  # noqa: S101
+    with setting.place.opened() as device:
+        return _figures(device, setting, _pushed(device, evaluate.request(artifact, setting, inputs)), repeats)
+
+
+def _figures(device: Device, setting: Setting, asked: Mapping[str, Any], repeats: int) -> Figures:
+    kernels = f" ({setting.resolver})" if setting.resolver else ""
+    where = f"{_version(device, setting)}{kernels} on {device.name}"
+    count, note = counting(device, asked) if isinstance(device, CountingDevice) else (None, "")
+    measured = timing(device, asked, repeats) if device.method is Method.MEASURED_DEVICE else None
+    return Figures(where=where, method=device.method, count=count, timing=measured, note=note)
 
 
 def counting(device: CountingDevice, asked: Mapping[str, Any]) -> tuple[Count | None, str]:
@@ -134,32 +147,28 @@ def _check_answer(device: Device, file: Path, wanted: tuple[int | None, ...], na
 
 def relabelled(checks: Sequence[Check], ran: Ran) -> list[Check]:
     """Checks of outputs with the method that those outputs come by; the reference ran here."""
+    method = ran.figures.method if ran.figures else Method.MEASURED_HOST
     return [
-        c if c.method is not Method.MEASURED_HOST or c.name.endswith("_reference") else replace(c, method=ran.method)
+        c if c.method is not Method.MEASURED_HOST or c.name.endswith("_reference") else replace(c, method=method)
         for c in checks
     ]
 
 
-def figures(ran: Ran, gates: Gates, target: str | None) -> list[Check]:
+def checks(figures: Figures | None, gates: Gates, target: str | None) -> list[Check]:
     """Instructions of an emulated core; times and memory of a real device."""
-    checks = []
-    if ran.count:
-        count = ran.count
+    found: dict[str, tuple[float, str]] = {}
+    if figures and (count := figures.count):
         kernels = f" with {count.resolver}" if count.resolver else ""
         kinds = ", ".join(f"{kind} {n / count.instructions:.0%}" for kind, n in count.classes.items())
-        why = f"{count.core}, {count.emulator}, {count.runtime}{kernels}, {count.threads} thread(s): {kinds}"
-        checks.append(gates.check("instructions", count.instructions, method=ran.method, target=target, why=why))
-    if ran.timing:
-        times = np.array(ran.timing["nanoseconds"]) / 1e6
-        why = f"{ran.where}, {len(times)} inferences"
-        figures_ = {
-            "load_ms": ran.timing["load_ms"],
-            "first_inference_ms": ran.timing["first_inference_ms"],
-            "latency_ms": float(np.median(times)),
-            "latency_p90_ms": float(np.percentile(times, 90)),
-            "peak_rss_bytes": ran.timing["peak_rss_bytes"],
-        }
-        checks += [
-            gates.check(name, value, method=ran.method, target=target, why=why) for name, value in figures_.items()
-        ]
-    return checks
+        under = f"{count.core}, {count.emulator}, {count.runtime}{kernels}, {count.threads} thread(s)"
+        found["instructions"] = (count.instructions, f"{under}: {kinds}" if kinds else under)
+    if figures and (told := figures.timing):
+        times = np.array(told["nanoseconds"]) / 1e6
+        why = f"{figures.where}, {len(times)} inferences"
+        found |= {name: (told[name], why) for name in ("load_ms", "first_inference_ms", "peak_rss_bytes")}
+        found["latency_ms"] = (float(np.median(times)), why)
+        found["latency_p90_ms"] = (float(np.percentile(times, 90)), why)
+    return [
+        gates.check(name, value, method=figures.method, target=target, why=why)  # type: ignore[union-attr]
+        for name, (value, why) in found.items()
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import artifacts, data, devices, exporting, model_file, preprocessing, targets, toml, worker
+from edgedl import artifacts, data, exporting, model_file, preprocessing, targets, toml, worker
 from edgedl.data import Dataset
 from edgedl.devices import Place
 from edgedl.errors import EdgedlError, InputError
@@ -34,6 +34,7 @@ from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.evaluate import Setting
 from edgedl.validation.gates import Gates
 from edgedl.validation.on_device import Ran
+from edgedl.validation.settings import setting_for
 
 BENCHMARK_REPEATS = 100
 
@@ -244,25 +245,7 @@ def _named(text: str, outputs: Mapping[str, TensorSpec], right: Mapping[str, Pat
 
 
 def _setting(request: Request, artifact: Artifact, target: Target | None) -> tuple[Setting, list[str]]:
-    """The runtime, kernels and device that come nearest to the target's, and what the user should know of them."""
-    format_, threads = artifact.format, request.threads
-    if target is None:
-        return Setting(runtime=artifacts.runtime_for(format_, request.runtime), threads=threads), []
-    place, missing = devices.place_of(target) if format_ in target.formats else (None, "")
-    said = [f"target {target.id}: outputs are this machine's, not its device's: {missing}"] if missing else []
-    if request.runtime:
-        return Setting(runtime=artifacts.runtime_for(format_, request.runtime), threads=threads, place=place), said
-    offered = [r for r in target.runtimes if r.format in (None, format_)]
-    for found in offered:
-        if found.name in artifacts.runtimes(format_):
-            runtime = artifacts.runtime_for(format_, found.name)
-            return Setting(runtime=runtime, resolver=found.resolver, threads=threads, place=place), said
-    runtime = artifacts.runtime_for(format_)
-    resolver = offered[0].resolver if offered else None
-    named = offered[0].name if offered else "no runtime for this format"
-    kernels = f"{runtime.name} with {resolver} kernels" if resolver else runtime.name
-    note = f"target {target.id}: outputs are those of {kernels} on this machine, in place of {named}"
-    return Setting(runtime=runtime, resolver=resolver, threads=threads), [note]
+    return setting_for(artifact, target, runtime=request.runtime, threads=request.threads)
 
 
 def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tuple[list[Check], dict[str, Any]]:
@@ -347,7 +330,7 @@ def _figures(case: Case, target: Target | None, timings: Sequence[Timing], ran: 
         )
         shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": where}
         checks += [gates.check(name, value, why=why, **shared, **more) for name, value, more in figures]
-    checks += on_device.figures(ran, gates, where)
+    checks += on_device.checks(ran.figures, gates, where)
     measured = {c.name for c in checks} | {"worst_class_drop", "flips", "max_abs", "max_lsb"}
     why = f"nothing here can measure it on {where}" if where else "nothing here measures it"
     return checks + [
