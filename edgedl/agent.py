@@ -5,7 +5,8 @@ It needs the standard library (Python 3.7 up), numpy, and whichever runtime it f
 
     python agent.py FOLDER      answer one request and exit
     python agent.py --serve     answer the folders named on standard input, a line each; "done" after each
-    python agent.py --serve OWN    the same on a device; OWN, with all that is in it, goes when the input closes
+    python agent.py --serve OWN    the same on a device: first a line about it, progress on standard output too, and
+                                   OWN with all that is in it goes when the input closes
 
 A request has a `verb` (info, describe, run, count, digest) or, where edgedl itself is installed, a `call` of
 "module:function".
@@ -555,7 +556,8 @@ def _folders_until_lost(own: str) -> Iterator[str]:
     def read() -> None:
         for line in sys.stdin:
             asked.put(line.rstrip("\n"))
-        shutil.rmtree(own, ignore_errors=True)
+        for _ in range(10):  # what runs may write into it meanwhile
+            shutil.rmtree(own, ignore_errors=True)
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
@@ -567,7 +569,9 @@ def serve(own: str | None = None) -> None:
     """Answer folders from standard input until it closes or the parent is gone."""
     replies = os.fdopen(os.dup(1), "w")
     if own:
-        replies.write("ready {} {}\n".format(os.getpid(), _sha256(os.path.abspath(__file__))))
+        sha256 = _sha256(os.path.abspath(__file__))
+        hello = {"pid": os.getpid(), "sha256": sha256, "machine": platform.machine(), "emulator": _emulator()}
+        replies.write(json.dumps(hello) + "\n")
         replies.flush()
         _listener.append(replies)
     for folder in _folders_until_lost(own) if own else _folders():

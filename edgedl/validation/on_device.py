@@ -136,7 +136,7 @@ def _check_answer(device: Device, file: Path, wanted: tuple[int | None, ...], na
     """Raises WorkerError where the device's answer is no array of float32 and of the shape that the file promises."""
     try:
         found = np.load(file, mmap_mode="r")
-    except (OSError, ValueError) as e:
+    except (OSError, EOFError, ValueError) as e:
         message = f"{device.name} gave no array for output {name!r}: {e}"
         raise WorkerError(message) from e
     fits = found.ndim == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found.shape, strict=True))
