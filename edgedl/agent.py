@@ -5,8 +5,8 @@ It needs the standard library (Python 3.7 up), numpy, and whichever runtime it f
 
     python agent.py FOLDER      answer one request and exit
     python agent.py --serve     answer the folders named on standard input, a line each; "done" after each
-    python agent.py --serve OWN    the same on a device: first a line about it, progress on standard output too, and
-                                   OWN with all that is in it goes when the input closes
+    python agent.py --device    the same on a device: first a line about it, progress on standard output too, and what
+                                runs is ended when the input closes
 
 A request has a `verb` (info, describe, run, count, digest) or, where edgedl itself is installed, a `call` of
 "module:function".
@@ -26,7 +26,6 @@ import importlib
 import json
 import platform
 import queue
-import shutil
 import threading
 import time
 import traceback
@@ -549,15 +548,13 @@ def _folders() -> Iterator[str]:
         yield line.rstrip("\n")
 
 
-def _folders_until_lost(own: str) -> Iterator[str]:
-    """On a device: whatever runs here when the input closes is ended, and the folder goes with it."""
+def _folders_until_lost() -> Iterator[str]:
+    """On a device: whatever runs here when the input closes is ended."""
     asked = queue.Queue()  # type: queue.Queue[str]
 
     def read() -> None:
         for line in sys.stdin:
             asked.put(line.rstrip("\n"))
-        for _ in range(10):  # what runs may write into it meanwhile
-            shutil.rmtree(own, ignore_errors=True)
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
@@ -565,16 +562,16 @@ def _folders_until_lost(own: str) -> Iterator[str]:
         yield asked.get()
 
 
-def serve(own: str | None = None) -> None:
+def serve(on_device: bool = False) -> None:
     """Answer folders from standard input until it closes or the parent is gone."""
     replies = os.fdopen(os.dup(1), "w")
-    if own:
+    if on_device:
         sha256 = _sha256(os.path.abspath(__file__))
         hello = {"pid": os.getpid(), "sha256": sha256, "machine": platform.machine(), "emulator": _emulator()}
         replies.write(json.dumps(hello) + "\n")
         replies.flush()
         _listener.append(replies)
-    for folder in _folders_until_lost(own) if own else _folders():
+    for folder in _folders_until_lost() if on_device else _folders():
         log = os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -588,7 +585,7 @@ def serve(own: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        serve(*sys.argv[2:3])
+    if sys.argv[1] in ("--serve", "--device"):
+        serve(on_device=sys.argv[1] == "--device")
     else:
         answer(sys.argv[1])

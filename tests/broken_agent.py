@@ -1,4 +1,4 @@
-"""An agent that does not do what it should: python broken_agent.py HOW -u AGENT.py --serve OWN."""
+"""An agent that does not do what it should: python broken_agent.py HOW -u AGENT.py --device."""
 
 import importlib.util
 import os
@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-how, agent_path, own = sys.argv[1], sys.argv[3], sys.argv[5]
+how, agent_path = sys.argv[1], sys.argv[3]
 spec = importlib.util.spec_from_file_location("agent", agent_path)
 agent = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(agent)
@@ -57,4 +57,4 @@ if how == "changed":
 print("Welcome to the board!", flush=True)  # as login scripts do
 if how == "mute":
     mute()
-agent.serve(own)
+agent.serve(on_device=True)

@@ -1,7 +1,7 @@
 """A device that is reached over a link: files are copied there and back, checked, and nothing stays.
 
-One folder is made on the device; the agent in it answers over its standard input and output, and removes the folder
-when that input closes, so that a lost connection leaves nothing either.
+One folder is made on the device. A shell there waits for its standard input to close and then removes the folder, so
+that a lost connection leaves nothing either; the agent answers over its standard input and output.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import shlex
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,16 +69,21 @@ class Link(Protocol):
 
 
 class RemoteDevice:
-    """The agent on the other side of a link. `python` is a shell command; `base` the folder that may be written in."""
+    """The agent on the other side of a link.
 
-    def __init__(self, link: Link, *, python: str, base: str, emulated: bool = False) -> None:
+    `prepare` gets the link and the folder made in `base`, and gives the shell command of a Python there.
+    """
+
+    def __init__(self, link: Link, prepare: Callable[[Link, str], str], *, base: str, emulated: bool = False) -> None:
         self._link, self._calls, self._pid = link, 0, 0
+        self._guard: Talk | None = None
         self._talk: Talk | None = None
         self._busy = threading.RLock()  # one call at a time
         self._pushed: dict[str, str] = {}
         self.folder = _folder(link, base)
         try:
-            told = self._start(python)
+            self._guard = link.talk(f"trap '' HUP TERM; cat >/dev/null; sleep 0.2; rm -rf {self.folder}")
+            told = self._start(prepare(link, self.folder))
         except BaseException:
             self.close()
             raise
@@ -89,13 +94,9 @@ class RemoteDevice:
 
     def _start(self, python: str) -> dict[str, Any]:
         """Bring the agent, start it, and hear from it that it is the one that was brought."""
-        program = shlex.split(python)[0]
-        if self._link.run(f"command -v {shlex.quote(program)} || true").strip() == "":
-            message = f"{self._link.where}: there is no {program}; name [runner] python"
-            raise InputError(message)
         source = Path(agent.__file__)
-        self._put(source, f"{self.folder}/agent.py")
-        self._talk = self._link.talk(f"exec {python} -u {self.folder}/agent.py --serve {self.folder}")
+        put(self._link, self.folder, source, f"{self.folder}/agent.py")
+        self._talk = self._link.talk(f"exec {python} -u {self.folder}/agent.py --device")
         told = self._next(time.monotonic() + START_S, "started")
         if "sha256" not in told:
             message = f"{self._link.where}: the agent did not introduce itself, but said {json.dumps(told)[:200]}"
@@ -109,7 +110,7 @@ class RemoteDevice:
         with self._busy:
             if sha256 not in self._pushed:
                 there = f"{self.folder}/{sha256[:16]}{path.suffix}"
-                self._put(path, there)
+                put(self._link, self.folder, path, there)
                 self._same(self.call("digest", {"paths": [there]}, COMMAND_S).get(there), path, path.name)
                 self._pushed[sha256] = there
             return self._pushed[sha256]
@@ -129,7 +130,7 @@ class RemoteDevice:
         scratch = worker.pool().scratch("remote")
         (scratch / "request.json").write_text(json.dumps({"verb": verb, "kwargs": kwargs, "cwd": folder}))
         self._link.run(f"mkdir {folder}")
-        self._put(scratch / "request.json", f"{folder}/request.json")
+        put(self._link, self.folder, scratch / "request.json", f"{folder}/request.json")
         self._wait(verb, folder, timeout_s)
         reply = self._reply(verb, folder, scratch)
         if written:
@@ -179,7 +180,7 @@ class RemoteDevice:
             raise WorkerError(message) from e
         if error:
             if "No space left" in error["message"]:
-                self._full(error["message"].rpartition(": ")[2])
+                raise full(self._link, self.folder, "while it answered")
             crossed = worker.crossed(error, during=verb)
             message = f"{self._link.where}: {crossed}"
             raise type(crossed)(message)
@@ -187,30 +188,6 @@ class RemoteDevice:
             message = f"{self._link.where}: the agent's reply to {verb} holds no result"
             raise WorkerError(message)
         return answer
-
-    def _put(self, local: Path, there: str) -> None:
-        """Copy a file there. Raises InputError where the device has no room for it."""
-        size = local.stat().st_size
-        if size > CHECKED_BYTES and (free := self._free_bytes()) is not None and free < size:
-            self._full(f"{local.name} has {size / 1e6:.2f} MB, {free / 1e6:.2f} MB are free")
-        try:
-            self._link.put(local, there)
-        except WorkerError:
-            if (free := self._free_bytes()) is not None and free < size:
-                self._full(f"{local.name} has {size / 1e6:.2f} MB")
-            raise
-
-    def _free_bytes(self) -> int | None:
-        """What the folder's disk has left, where `df` tells."""
-        with contextlib.suppress(EdgedlError, ValueError, IndexError):
-            return int(self._link.run(f"df -Pk {self.folder}").splitlines()[-1].split()[3]) * 1024
-        return None
-
-    def _full(self, why: str) -> None:
-        message = (
-            f"{self._link.where}: the disk of the device is full at {self.folder} ({why}); name another [runner] folder"
-        )
-        raise InputError(message)
 
     def _same(self, told: object, local: Path, what: str) -> None:
         if told != file_sha256(local):
@@ -224,6 +201,8 @@ class RemoteDevice:
         """End the agent, which then removes its folder; end it the hard way where it does not."""
         talk, self._talk = self._talk, None
         said = talk.end() if talk else ""
+        if self._guard:
+            self._guard.end()
         with contextlib.suppress(EdgedlError):
             kill = f"kill -9 {self._pid} 2>/dev/null; " if self._pid else ""
             self._link.run(f"{kill}rm -rf {self.folder}")
@@ -233,6 +212,41 @@ class RemoteDevice:
         """Leave nothing behind, and let the link go. Where that is lost already, the agent has removed its folder."""
         self._leave()
         self._link.close()
+
+
+def installed_python(link: Link, python: str) -> str:
+    """The shell command of a Python that is on the device. Raises InputError where it is not."""
+    program = shlex.quote(python)
+    if link.run(f"command -v {program} || true").strip() == "":
+        message = f"{link.where}: there is no {python}; name [runner] python"
+        raise InputError(message)
+    return program
+
+
+def put(link: Link, folder: str, local: Path, there: str) -> None:
+    """Copy a file into the device's folder. Raises InputError where there is no room for it."""
+    size = local.stat().st_size
+    told = f"{local.name} has {size / 1e6:.2f} MB"
+    if size > CHECKED_BYTES and (free := _free_bytes(link, folder)) is not None and free < size:
+        raise full(link, folder, told)
+    try:
+        link.put(local, there)
+    except WorkerError as e:
+        if (free := _free_bytes(link, folder)) is not None and free < size:
+            raise full(link, folder, told) from e
+        raise
+
+
+def _free_bytes(link: Link, folder: str) -> int | None:
+    """What the folder's disk has left, where `df` tells."""
+    with contextlib.suppress(EdgedlError, ValueError, IndexError):
+        return int(link.run(f"df -Pk {folder}").splitlines()[-1].split()[3]) * 1024
+    return None
+
+
+def full(link: Link, folder: str, why: str) -> InputError:
+    """What to raise where the device's disk is full."""
+    return InputError(f"{link.where}: the disk of the device is full at {folder} ({why}); name another [runner] folder")
 
 
 def _folder(link: Link, base: str) -> str:

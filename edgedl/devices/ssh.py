@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
 import threading
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgedl.devices.remote import COMMAND_S, LEAVE_S, RemoteDevice
+from edgedl.devices.remote import COMMAND_S, LEAVE_S, RemoteDevice, installed_python
 from edgedl.errors import EdgedlError, InputError, PluginError, WorkerError
 
 T = TypeVar("T")
@@ -48,7 +47,7 @@ class Ssh:
         link = SshLink(options)
         try:
             return RemoteDevice(
-                link, python=shlex.quote(options.python), base=options.folder, emulated=options.emulated
+                link, lambda *_: installed_python(link, options.python), base=options.folder, emulated=options.emulated
             )
         except BaseException:
             link.close()
