@@ -201,8 +201,9 @@ class RemoteDevice:
         """End the agent, which then removes its folder; end it the hard way where it does not."""
         talk, self._talk = self._talk, None
         said = talk.end() if talk else ""
-        if self._guard:
-            self._guard.end()
+        guard, self._guard = self._guard, None
+        if guard:
+            guard.end()
         with contextlib.suppress(EdgedlError):
             kill = f"kill -9 {self._pid} 2>/dev/null; " if self._pid else ""
             self._link.run(f"{kill}rm -rf {self.folder}")

@@ -49,6 +49,7 @@ class Plan:
     emulator: str
     debian: str
     triplet: str
+    loader: str
     python: str
     platforms: tuple[str, ...]
     packages: tuple[str, ...]
@@ -124,7 +125,7 @@ def as_core(name: str, core: str) -> Path:
 
 def _describe_machine(root: Path, core: Core, *, is_64_bit: bool) -> None:
     """The files by which litert and onnxruntime learn what they run on; without them both end with an abort."""
-    (root / "proc").mkdir()
+    (root / "proc").mkdir(parents=True)
     about = "\n".join(
         (
             "processor\t: {0}",
