@@ -8,9 +8,10 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from conftest import samples
+from conftest import SETUP, samples
 
 from edgedl import devices, targets
+from edgedl.devices import qemu
 from edgedl.errors import InputError, WorkerError
 
 
@@ -21,6 +22,16 @@ def int8(model, data, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("int8") / "int8.tflite"
     pipeline.export(model, out, scheme="int8", calibration_data=data / "train.npz")
+    return out
+
+
+@pytest.fixture(scope="module")
+def float32(model, tmp_path_factory):
+    """The same in float: tflite-runtime 2.14 ends with SIGSEGV on Arm in this int8 file, which litert runs."""
+    from edgedl import pipeline
+
+    out = tmp_path_factory.mktemp("float32") / "float32.tflite"
+    pipeline.export(model, out)
     return out
 
 
@@ -84,6 +95,31 @@ def test_the_gate_holds_the_count_of_a_benchmark(cli, sysroots, int8, schema, tm
     jsonschema.validate(second.json, schema("benchmark"))
     assert second.json["gate"]["entries"][0]["measured"] == first.json["results"][1]["instructions"]
     assert second.json["gate"]["entries"][0]["growth"] == pytest.approx(0.0204, abs=0.001)
+
+
+def test_a_truncated_file_never_reaches_a_device(cli, sysroots, int8, data, tmp_path, monkeypatch):
+    """tflite-runtime crashes or hangs on one; litert, which does not, reads it first."""
+    cut = tmp_path / "cut.tflite"
+    cut.write_bytes(int8.read_bytes()[: int8.stat().st_size // 2])
+    monkeypatch.setattr(devices.Place, "opened", lambda self: pytest.fail("a device was opened"))
+    given = ("--data", data / "test.npz", "--runtime", "tflite-runtime", "--target", "raspberry-pi-4")
+    answer = cli("validate", cut, "--reference", int8, *given)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{cut}: " in answer.err
+
+
+def test_a_32_bit_core_runs_tflite_runtime(sysroots, float32, tmp_path):
+    place = devices.Place(device="qemu", options=qemu.Options(architecture="armv7l", cpu="cortex-a7"))
+    if missing := place.plugin.missing(place.options):
+        pytest.skip(f"needs {missing}: {SETUP}")
+    with place.opened() as device:
+        assert device.call("info", {"runtimes": ["tflite-runtime"]}, 100)["machine"] == "armv7l"
+        wanted = asked(float32, tmp_path, runtime="tflite-runtime")
+        device.call("run", wanted | {"outputs": {"kind": str(tmp_path / "y.npy")}}, 100)
+        assert np.load(tmp_path / "y.npy").sum(1) == pytest.approx(np.ones(4), abs=0.02)
+        count = device.count(wanted, 100)
+        assert (count.core, count.classes) == ("cortex-a7", {})
+        assert count.instructions > 10_000
 
 
 def test_more_threads_are_not_counted(core, int8, tmp_path):

@@ -60,9 +60,6 @@ class QemuDevice(ChildDevice):
         root, built = sysroot.as_core(name, core), sysroot.folder(name) / "sysroot"
         self._qemu = [self._plan.emulator, "-cpu", core, "-L", str(root)]
         self._python = str(sysroot.python(name, root))
-        libraries = [f"/usr/lib/{self._plan.triplet}/{folder}" for folder in self._plan.library_folders]
-        if libraries:
-            self._qemu += ["-E", f"LD_LIBRARY_PATH={':'.join(libraries)}"]
         self._environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LC_ALL": "C.UTF-8",

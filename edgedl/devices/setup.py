@@ -25,6 +25,7 @@ from edgedl.errors import EdgedlError, InputError
 from edgedl.types import to_json
 
 TIMEOUT_S = 900
+AGAIN = "; a second try goes on where it was"
 Say = Callable[[str], None]
 
 
@@ -88,7 +89,7 @@ class _Apt:
         for inner in ("state/lists/partial", "cache/archives/partial"):
             (folder / inner).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
-        self.architecture = architecture
+        self.folder, self.architecture = folder, architecture
         options = {
             "APT::Architecture": architecture,
             "APT::Architectures": architecture,
@@ -107,8 +108,12 @@ class _Apt:
         """The packages of these names; those that lie in `into` already are not fetched again."""
         into.mkdir(parents=True, exist_ok=True)
         say(f"{what} for {self.architecture}: apt-get reads the package lists (some 10 MB)")
-        _run([*self.command, "update"], into)
-        listed = _run([*self.command, "--print-uris", "download", *names], into).splitlines()
+        try:
+            _run([*self.command, "update"], self.folder)
+        except InputError as e:  # a mirror that is being changed; what is missing then is found below
+            say(f"{str(e).removesuffix(AGAIN)}; going on with the lists that are whole")
+        # in another folder: apt leaves out what lies in the current one
+        listed = _run([*self.command, "--print-uris", "download", *names], self.folder).splitlines()
         found = [p for p in map(_package, listed) if p]
         if len(found) < len(names):
             message = (
@@ -169,6 +174,7 @@ def _unpack(name: str, debs: Sequence[Path], wheels: Sequence[Path]) -> None:
     (part / "root").mkdir(parents=True)
     for deb in debs:
         _run(["dpkg-deb", "-x", str(deb), str(part / "root")], base)
+    _link_libraries(part / "root" / "usr" / "lib" / sysroot.plan(name).triplet, sysroot.plan(name).library_folders)
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(part / "site")  # checked by its hash
@@ -180,6 +186,12 @@ def _unpack(name: str, debs: Sequence[Path], wheels: Sequence[Path]) -> None:
     part.rename(done)
 
 
+def _link_libraries(folder: Path, inner: Sequence[str]) -> None:
+    """The links that Debian's alternatives make as it installs: libraries of inner folders, where they are found."""
+    for library in (p for name in inner for p in (folder / name).glob("*.so.*")):
+        (folder / library.name).symlink_to(library.relative_to(folder))
+
+
 def _try(name: str) -> None:
     """Start every runtime once: that it works is seen, and Python keeps its bytecode. Undone where nothing starts."""
     from edgedl.devices.qemu import Options, Qemu
@@ -188,7 +200,8 @@ def _try(name: str) -> None:
         with contextlib.closing(Qemu().open(Options(architecture=sysroot.plan(name).machine))) as device:
             runtimes = device.call("info", {}, 300)["runtimes"]
         if not any(r["version"] for r in runtimes.values()):
-            message = f"{name}: no runtime starts in it: {'; '.join(r['why'] for r in runtimes.values())}"
+            told = "; ".join(f"{runtime}: {r['why']}" for runtime, r in runtimes.items())
+            message = f"{name}: no runtime starts in it: {told}"
             raise EdgedlError(message)
     except BaseException:
         shutil.rmtree(sysroot.folder(name) / "sysroot")
@@ -201,11 +214,11 @@ def _run(command: Sequence[str], folder: Path) -> str:
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as e:
-        message = f"{command[0]} did not end in {TIMEOUT_S} s; is the network there? A second try goes on where it was"
+        message = f"{command[0]} did not end in {TIMEOUT_S} s; is the network there?{AGAIN}"
         raise InputError(message) from e
     if done.returncode != 0:
         said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         wrong = [line for line in said if line.startswith(("E:", "ERROR"))] or said[-2:]
-        message = f"{Path(command[0]).name} failed: {' | '.join(wrong[:3])}; a second try goes on where it was"
+        message = f"{Path(command[0]).name} failed: {' | '.join(wrong[:3])}{AGAIN}"
         raise InputError(message)
     return done.stdout
