@@ -117,12 +117,13 @@ class Mirror:
         import hashlib
 
         lines = [f"'http://x/{f}' {f} {len(c)} SHA256:{hashlib.sha256(c.encode()).hexdigest()}" for f, c in announced]
-        listed = "\n".join(lines)
+        # as apt does, what lies in the current folder is not listed
+        listed = "\n".join(f'[ -e {f} ] || echo "{line}"' for line, (f, _) in zip(lines, announced, strict=True))
         fetches = "\n".join(f"case \"$*\" in *{f.split('_')[0]}=*) printf %s '{c}' > {f};; esac" for f, c in served)
         self.tool(
             "apt-get",
             f'echo "apt $*" >> {self.asked}\ncase "$*" in\n*" update"*) exit 0;;\n'
-            f"*--print-uris*) cat <<'END'\n{listed}\nEND\nexit 0;;\nesac\n{fetches}\n{then}",
+            f"*--print-uris*)\n{listed}\nexit 0;;\nesac\n{fetches}\n{then}",
         )
 
 
