@@ -207,7 +207,7 @@ def test_a_full_disk_is_the_users_to_know_and_leaves_nothing(cli, board, base, a
         target = profile(tmp_path, board.runner(folder=str(base), python=sys.executable))
         answer = cli("validate", artifact.path, "--reference", artifact.path, "--data", data / "test.npz",
                      "--target", target)  # fmt: skip
-        assert (answer.code, answer.out) == (2, "")
+        assert (answer.code, answer.out) == (2, ""), answer.err
         assert f"127.0.0.1:{board.port}: the disk of the device is full at {base}/edgedl-" in answer.err
         assert list(base.iterdir()) == []
     finally:

@@ -22,6 +22,7 @@ from edgedl.types import Method
 
 START_S = 120.0  # an emulated Python takes its time
 COMMAND_S = 60.0
+FULL_BYTES = 16_384
 CHECKED_BYTES = 1_000_000  # what is smaller is sent without a look at the room there
 LEAVE_S = 3.0
 
@@ -159,6 +160,8 @@ class RemoteDevice:
                 break
             except EOFError:
                 how = "ended, or the connection was lost"
+                if (free := _free_bytes(self._link, self.folder)) is not None and free < FULL_BYTES:
+                    raise full(self._link, self.folder, "the agent ended") from None
                 break
             if line == "done":
                 return {}

@@ -65,8 +65,9 @@ def run(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], *, rep
     """Every sample on the setting's device. Raises InputError, WorkerError."""
     assert setting.place is not None  # noqa: S101
     with setting.place.opened() as device:
+        where = _where(device, setting)
         asked = _pushed(device, evaluate.request(artifact, setting, inputs))
-        measuring = worker.begin(lambda: _figures(device, setting, asked, repeats))
+        measuring = worker.begin(lambda: _figures(device, where, asked, repeats))
         if device.method is Method.MEASURED_DEVICE:
             measuring.result()  # alone: nothing else may disturb its times
         outputs = _outputs(device, artifact, asked, inputs)
@@ -77,12 +78,11 @@ def figures_of(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path],
     """What the setting's device tells of the first sample, without outputs. Raises InputError, WorkerError."""
     assert setting.place is not None  # noqa: S101
     with setting.place.opened() as device:
-        return _figures(device, setting, _pushed(device, evaluate.request(artifact, setting, inputs)), repeats)
+        where = _where(device, setting)
+        return _figures(device, where, _pushed(device, evaluate.request(artifact, setting, inputs)), repeats)
 
 
-def _figures(device: Device, setting: Setting, asked: Mapping[str, Any], repeats: int) -> Figures:
-    kernels = f" ({setting.resolver})" if setting.resolver else ""
-    where = f"{_version(device, setting)}{kernels} on {device.name}"
+def _figures(device: Device, where: str, asked: Mapping[str, Any], repeats: int) -> Figures:
     count, note = counting(device, asked) if isinstance(device, CountingDevice) else (None, "")
     measured = timing(device, asked, repeats) if device.method is Method.MEASURED_DEVICE else None
     return Figures(where=where, method=device.method, count=count, timing=measured, note=note)
@@ -110,14 +110,16 @@ def _pushed(device: Device, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**asked, "artifact": push(asked["artifact"]), "inputs": {k: push(v) for k, v in asked["inputs"].items()}}
 
 
-def _version(device: Device, setting: Setting) -> str:
-    """The runtime with its version there. Raises InputError where it does not start."""
+def _where(device: Device, setting: Setting) -> str:
+    """The runtime with its version and kernels, and the device. Raises InputError where it does not start there."""
     name = setting.runtime.name
     found = device.call("info", {"runtimes": [name]}, TIMEOUT_S)["runtimes"][name]
     if found["version"] is None and found["why"] is not None:
         message = f"{name} does not start on {device.name}: {found['why']}. There: {setting.runtime.install}"
         raise InputError(message)
-    return f"{name} {found['version'] or ''}".strip()
+    version = f" {found['version']}" if found["version"] else ""
+    kernels = f" ({setting.resolver})" if setting.resolver else ""
+    return f"{name}{version}{kernels} on {device.name}"
 
 
 def _outputs(
