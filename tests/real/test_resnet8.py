@@ -88,5 +88,5 @@ def test_int8_on_an_emulated_core_gives_what_the_host_gives(cli, shared, folder,
     assert (checks["flips"]["measured"], checks["flips"]["method"]) == (0, "emulated")
     assert checks["instructions"]["measured"] > 1_000_000
     (parity,) = json.loads((tmp_path / "report" / "report.json").read_text())["details"]["parity"]
-    assert parity["max_lsb"] <= 1
+    assert parity["max_abs"] <= 1 / 256  # a step of its softmax, whose output is given as floats
     assert parity["differing"] <= 0.001
