@@ -5,8 +5,11 @@ It needs the standard library (Python 3.7 up), numpy, and whichever runtime it f
 
     python agent.py FOLDER      answer one request and exit
     python agent.py --serve     answer the folders named on standard input, a line each; "done" after each
+    python agent.py --device    the same on a device: first a line about it, progress on standard output too, and what
+                                runs is ended when the input closes
 
-A request has a `verb` (info, describe, run) or, where edgedl itself is installed, a `call` of "module:function".
+A request has a `verb` (info, describe, run, count, digest) or, where edgedl itself is installed, a `call` of
+"module:function".
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ if __name__ == "__main__" and sys.path and os.path.isdir(sys.path[0]):
     # Beside this file lie modules such as types.py, which would hide the standard library's.
     sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != os.path.dirname(os.path.abspath(__file__))]
 
+import gc
 import importlib
 import json
 import platform
+import queue
 import threading
 import time
 import traceback
@@ -40,6 +45,7 @@ ONNX_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(
 
 _loaded = {}  # type: dict[str, Any]
 _last_progress = [0.0]
+_listener = []  # type: list[Any]  # who reads progress from standard output, where no one can from the file
 
 
 class RefusedError(Exception):
@@ -53,8 +59,12 @@ def progress(stage: str, done: int, total: int) -> None:
     if not path or (done < total and now - _last_progress[0] < 0.1):
         return
     _last_progress[0] = now
+    line = json.dumps({"stage": stage, "done": int(done), "total": int(total)}) + "\n"
     with open(path, "a", encoding="utf-8") as f:
-        f.write(json.dumps({"stage": stage, "done": int(done), "total": int(total)}) + "\n")
+        f.write(line)
+    for listener in _listener:
+        listener.write(line)
+        listener.flush()
 
 
 # ---- the runtimes -------------------------------------------------------------------------------------------------
@@ -219,6 +229,7 @@ def info(request: dict[str, Any]) -> dict[str, Any]:
         "system": platform.platform(),
         "cpus": _cpus(),
         "load": list(os.getloadavg()),
+        "emulator": _emulator(),
         "runtimes": runtimes,
     }
 
@@ -242,6 +253,31 @@ def _installed(name: str) -> str | None:
     except ImportError:  # Python 3.7
         return None
     return version({"litert": "ai-edge-litert"}.get(name, name))
+
+
+def _emulator() -> str | None:
+    """The QEMU that runs this interpreter, if one does: it translates every instruction, but not /proc/self/comm."""
+    try:
+        with open("/proc/self/comm") as f:
+            name = f.read().strip()
+    except OSError:
+        return None
+    return name if name.startswith("qemu-") else None
+
+
+def digest(request: dict[str, Any]) -> dict[str, Any]:
+    """The SHA-256 of files as they lie here, by path."""
+    return {path: _sha256(path) for path in request["paths"]}
+
+
+def _sha256(path: str) -> str:
+    import hashlib
+
+    total = hashlib.sha256()
+    with open(path, "rb") as f:
+        for block in iter(lambda: f.read(1 << 20), b""):
+            total.update(block)
+    return total.hexdigest()
 
 
 def describe(request: dict[str, Any]) -> dict[str, Any]:
@@ -273,6 +309,33 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         reply.update(_evaluate(request, model, feeds, shapes, start, stop))
     reply["peak_rss_bytes"] = _peak_rss_bytes()
     return reply
+
+
+def count(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the sample `start` `warmup` + `repeats` times, with a mark around each of the last for whoever counts.
+
+    A mark is a system call that does nothing: getpriority of the process 0x4544 << 16, plus 0 before and 1, 2, ...
+    after an inference. A counter under the emulator sees it (edgedl's `devices/counter.c`).
+    """
+    import ctypes
+
+    import numpy as np
+
+    shapes = {name: np.load(path, mmap_mode="r").shape[1:] for name, path in request["inputs"].items()}
+    model = _load(request, shapes)
+    feeds = _Feeds(model, request["inputs"], bool(request.get("straight")))
+    values = [v[: feeds.batch] for v in feeds.chunk(0, feeds.batch)]
+    invoke = getattr(model, "interpreter", model).invoke  # of an interpreter the inference alone, without its outputs
+    mark = ctypes.CDLL(None).getpriority  # os.getpriority would raise, in the middle of what is counted
+    before = 0x45440000
+    marks = [before] * request["warmup"] + [before + 1 + i for i in range(request["repeats"])]
+    gc.disable()
+    for after in marks:
+        model.feed(values)
+        mark(0, before)
+        invoke()
+        mark(0, after)
+    return {"repeats": request["repeats"]}
 
 
 class _Feeds:
@@ -453,7 +516,7 @@ def _peak_rss_bytes() -> int:
 
 # ---- the wire -----------------------------------------------------------------------------------------------------
 
-VERBS = {"info": info, "describe": describe, "run": run}
+VERBS = {"info": info, "describe": describe, "run": run, "count": count, "digest": digest}
 
 
 def answer(folder: str) -> None:
@@ -482,12 +545,6 @@ def _call(request: dict[str, Any]) -> Any:
 
 
 def _folders() -> Iterator[str]:
-    for line in sys.stdin:
-        yield line.rstrip("\n")
-
-
-def serve() -> None:
-    """Answer folders from standard input until it closes or the parent is gone."""
     parent = os.getppid()
 
     def leave_when_orphaned() -> None:
@@ -496,8 +553,34 @@ def serve() -> None:
         os._exit(0)
 
     threading.Thread(target=leave_when_orphaned, daemon=True).start()
+    for line in sys.stdin:
+        yield line.rstrip("\n")
+
+
+def _folders_until_lost() -> Iterator[str]:
+    """On a device: whatever runs here when the input closes is ended."""
+    asked = queue.Queue()  # type: queue.Queue[str]
+
+    def read() -> None:
+        for line in sys.stdin:
+            asked.put(line.rstrip("\n"))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield asked.get()
+
+
+def serve(on_device: bool = False) -> None:
+    """Answer folders from standard input until it closes or the parent is gone."""
     replies = os.fdopen(os.dup(1), "w")
-    for folder in _folders():
+    if on_device:
+        sha256 = _sha256(os.path.abspath(__file__))
+        hello = {"pid": os.getpid(), "sha256": sha256, "machine": platform.machine(), "emulator": _emulator()}
+        replies.write(json.dumps(hello) + "\n")
+        replies.flush()
+        _listener.append(replies)
+    for folder in _folders_until_lost() if on_device else _folders():
         log = os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -511,7 +594,7 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--serve"]:
-        serve()
+    if sys.argv[1] in ("--serve", "--device"):
+        serve(on_device=sys.argv[1] == "--device")
     else:
         answer(sys.argv[1])

@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import Any
 
-from edgedl import artifacts, model_file, plugins, worker
+from edgedl import artifacts, devices, model_file, plugins, worker
 from edgedl.errors import EdgedlError
 
 PACKAGES = (
@@ -35,6 +35,7 @@ def examine() -> dict[str, Any]:
         "packages": artifacts.versions(*PACKAGES),
         "runtimes": runtimes,
         "exporters": exporters,
+        "devices": devices.overview(),
         "training": _training(problems),
         "cache": str(model_file.cache_folder()),
         "free_bytes": shutil.disk_usage(worker.pool().folder).free,

@@ -30,7 +30,7 @@ from edgedl.contract.op_versions import parse_pins
 from edgedl.errors import InputError
 from edgedl.types import Artifact, ExportOptions, Report, Scheme, Target, Verdict, to_json
 from edgedl.validation import benchmark as benchmarking
-from edgedl.validation import estimates, planning, statistics
+from edgedl.validation import estimates, planning, statistics, tripwire
 from edgedl.validation.gates import Gates, parse_limits
 from edgedl.validation.validate import Request
 from edgedl.validation.validate import validate as run_validation
@@ -252,10 +252,17 @@ def benchmark(
     threads: int = 1,
     repeats: int = 200,
     seed: int = 0,
+    gate: StrPath | None = None,
 ) -> dict[str, Any]:
-    """Time artifacts on this machine on seeded random input, taking turns; ratios are to the first."""
+    """Time artifacts on this machine on seeded random input, taking turns; ratios are to the first.
+
+    A target whose device is there has a row of its own. `gate` is an earlier result, whose instructions are the limit.
+    """
     paths = [Path(f) for f in files]
-    return benchmarking.run(paths, _profiles(targets), runtime=runtime, threads=threads, repeats=repeats, seed=seed)
+    if gate:
+        tripwire.judge([], Path(gate))  # refused before anything runs
+    found = benchmarking.run(paths, _profiles(targets), runtime=runtime, threads=threads, repeats=repeats, seed=seed)
+    return found | ({"gate": tripwire.judge(found["results"], Path(gate))} if gate else {})
 
 
 def package(

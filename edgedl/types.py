@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgedl.errors import InputError
 
@@ -309,13 +309,69 @@ class Model(Protocol):
 
 
 class Device(Protocol):
-    """A place where the agent runs."""
+    """A place where the agent runs. `name` is what a report calls it, `method` what its outputs are."""
 
-    def push(self, path: Path, sha256: str) -> str: ...
+    name: str
+    method: Method
 
-    def call(self, verb: str, request: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]: ...
+    def push(self, path: Path, sha256: str) -> str:
+        """Bring a file there, once; its path there. Raises InputError (disk full), WorkerError (lost, damaged)."""
+        ...
 
-    def close(self) -> None: ...
+    def call(self, verb: str, request: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
+        """What the agent there answers; files in are named as `push` did, `outputs` by the path they get here.
+
+        `timeout_s` counts from the last sign of progress. Raises WorkerError (died, hung, lost), InputError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """Instructions of one inference on an emulated core, and under what they may be compared.
+
+    `classes` says how many of each kind, {} where the instruction set is not told apart; `inference` which one after
+    loading was counted.
+    """
+
+    instructions: int
+    classes: dict[str, int]
+    core: str
+    emulator: str
+    runtime: str
+    resolver: str | None
+    threads: int
+    inference: int
+
+
+@runtime_checkable
+class CountingDevice(Protocol):
+    """A device that counts instructions."""
+
+    def count(self, request: Mapping[str, Any], timeout_s: float) -> Count:
+        """Those of one inference on the first sample of a `run` request. Raises InputError where it cannot count."""
+        ...
+
+
+class DevicePlugin(Protocol):
+    """Opens devices of one kind. `options` is a frozen dataclass, the keys of a profile's [runner] beside `device`.
+
+    Where it has a field `architecture`, that is the profile's [cpu] architecture unless [runner] says another.
+    """
+
+    options: type
+
+    def missing(self, options: Any) -> str:
+        """What must be done before one can be opened, with the command; "" where nothing must."""
+        ...
+
+    def open(self, options: Any) -> Device:
+        """Reach the device. Raises InputError for wrong options, WorkerError where it does not answer."""
+        ...
 
 
 class Metric(Protocol):

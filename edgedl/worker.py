@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,24 +43,32 @@ ENVIRONMENT = {
 class Child:
     """One child process that answers calls in order. Closing it ends the process."""
 
-    def __init__(self, name: str, folder: Path, interpreter: str = sys.executable) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        interpreter: str | Sequence[str] = sys.executable,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`interpreter` may be the words of a command that starts one; `environment` then replaces this process's."""
         self.name, self.folder, self.calls = name, folder, 0
         self._busy = threading.Lock()
         # What a child leaves in its temporary folder goes with the pool's.
-        environment = os.environ | ENVIRONMENT | {"TMPDIR": str(folder)}
-        environment.pop("TF_USE_LEGACY_KERAS", None)
+        variables = {**(environment or os.environ), **ENVIRONMENT, "TMPDIR": str(folder)}
+        variables.pop("TF_USE_LEGACY_KERAS", None)
         folder.mkdir(parents=True, exist_ok=True)
         self._startup = folder / "startup.log"
-        command = [interpreter, "-u", agent.__file__, "--serve"]
+        words = [interpreter] if isinstance(interpreter, str) else list(interpreter)
+        command = [*words, "-u", agent.__file__, "--serve"]
         pipe = subprocess.PIPE
         try:
             with self._startup.open("wb") as log:
                 # Its own session: Ctrl-C reaches the parent, which ends its children itself.
                 self.process = subprocess.Popen(
-                    command, stdin=pipe, stdout=pipe, stderr=log, env=environment, start_new_session=True
+                    command, stdin=pipe, stdout=pipe, stderr=log, env=variables, start_new_session=True
                 )
         except OSError as e:
-            message = f"worker {name!r} does not start: {interpreter}: {e.strerror or e}"
+            message = f"worker {name!r} does not start: {words[0]}: {e.strerror or e}"
             raise WorkerError(message) from e
 
     def call(
@@ -100,7 +109,7 @@ class Child:
             raise
         reply = json.loads((folder / "reply.json").read_text(encoding="utf-8"))
         if "error" in reply:
-            raise _crossed(what, reply["error"])
+            raise crossed(reply["error"], during=what)
         shutil.rmtree(folder, ignore_errors=True)
         return reply["result"]
 
@@ -176,7 +185,7 @@ class Pool:
         _sweep()
         self.folder = Path(tempfile.mkdtemp(prefix=f"edgedl-{os.getpid()}-"))
         self._children: dict[tuple[str, str], Child] = {}
-        self._started = 0
+        self._numbers = itertools.count(1)  # several threads start children
         self._starting = threading.Lock()
 
     def child(self, name: str, interpreter: str | None = None) -> Child:
@@ -187,10 +196,12 @@ class Pool:
                 self._children[key] = self.start(*key)
             return self._children[key]
 
-    def start(self, name: str, interpreter: str | None = None) -> Child:
+    def start(
+        self, name: str, interpreter: str | Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> Child:
         """A new child, which the caller closes."""
-        self._started += 1
-        return Child(name, self.folder / f"{self._started:03d}-{name}", interpreter or sys.executable)
+        folder = self.folder / f"{next(self._numbers):03d}-{name}"
+        return Child(name, folder, interpreter or sys.executable, environment)
 
     def scratch(self, name: str) -> Path:
         """A new empty folder that lives as long as the pool."""
@@ -302,14 +313,15 @@ def _report_progress(folder: Path, position: int, sink: Progress | None) -> int:
     return position + len(whole)
 
 
-def _crossed(what: str, error: dict[str, str]) -> EdgedlError:
+def crossed(error: dict[str, str], *, during: str) -> EdgedlError:
+    """The error that a child tells of, as one of ours."""
     known = getattr(errors, error["class"], None)
     if isinstance(known, type) and issubclass(known, EdgedlError):
         return known(error["message"])
     if error["class"] == "OSError" or "No space left on device" in error["message"]:
         return errors.InputError(error["message"])
     lines = error["message"].strip().splitlines() or ["no message"]
-    return EdgedlError(f"{what} failed: {error['class']}: {lines[0]}")
+    return EdgedlError(f"{during} failed: {error['class']}: {lines[0]}")
 
 
 def _tail(path: Path, bytes_: int = 4096) -> list[str]:

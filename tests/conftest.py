@@ -9,12 +9,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+SYSROOTS = os.environ.get("EDGEDL_DEVICES_FOLDER") or str(
+    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgedl" / "devices"
+)
+SETUP = "scripts/setup --devices"  # in a skip's reason: what installs the tool, and where CI=true it is a failure
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+class NoToolMissing:
+    """Where CI=true, a test that is skipped for want of what `SETUP` installs has failed."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self):
+        report = yield
+        if report.skipped and SETUP in str(report.longrepr) and os.environ.get("CI") == "true":
+            report.outcome = "failed"
+        return report
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(NoToolMissing())  # for the tests of plugins too
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["EDGEDL_DEVICES_FOLDER"] = str(tmp_path_factory.mktemp("devices"))  # no test is emulated by chance
     yield
     from edgedl import worker
 
@@ -44,6 +64,19 @@ def cli(capsys):
         return Answer(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def sysroots():
+    """This machine's sysroots for the rest of a module; skips where that for arm64 is not set up."""
+    from edgedl import devices
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEDL_DEVICES_FOLDER", SYSROOTS)
+        missing = {row["name"]: row["missing"] for row in devices.overview()}["qemu-arm64"]
+        if missing:
+            pytest.skip(f"needs {missing}: {SETUP}")
+        yield
 
 
 @pytest.fixture

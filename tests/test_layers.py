@@ -9,7 +9,7 @@ FLOORS = [
     {"types", "plugins", "agent", "toml", "user_code"},
     {"worker", "targets", "contract", "recipes", "data", "readers", "preprocessing"},
     {"models", "graph", "model_file", "artifacts", "fitting"},
-    {"compression", "training", "exporting", "inspection", "doctor"},
+    {"compression", "training", "devices", "exporting", "inspection", "doctor"},
     {"validation"},
     {"reporting", "testing", "stepwise"},
     {"packaging"},

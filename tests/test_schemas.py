@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from edgedl import plugins, reporting, targets, types
+from edgedl import devices, plugins, reporting, targets, types
 from edgedl.types import Artifact, Check, Lineage, Method, Report, TensorSpec, Verdict, to_json
 
 SCHEMAS = {
@@ -57,6 +57,11 @@ ROW = {
     "first_inference_ms": 0.5, "latency_ms": 0.1, "latency_p90_ms": 0.2, "spread_ms": [0.1, 0.2],
     "peak_rss_bytes": 10**7, "method": "measured-host", "repeats": 100, "notes": [],
 }  # fmt: skip
+COUNTED = {
+    "artifact": "int8.tflite", "format": "tflite", "runtime": "litert", "target": "raspberry-pi-4", "threads": 1,
+    "latency_ms": None, "method": "emulated", "instructions": 9, "instruction_classes": {"simd_fp": 9}, "notes": [],
+    "core": "cortex-a72", "emulator": "qemu-aarch64 7", "runtime_version": "litert 2", "inference": 6, "device": "d",
+}  # fmt: skip
 MANIFEST = {
     "manifest_version": "1.0", "name": "digits", "version": "1.0.0",
     "artifact": {"file": "model.tflite", "format": "tflite", "scheme": "fp32", "sha256": SHA,
@@ -72,7 +77,11 @@ EXAMPLES = {
     "validation": [reporting.as_json(REPORT), reporting.as_json([REPORT, REPORT])],
     "report": [reporting.as_json(REPORT, details=True), reporting.as_json([REPORT, REPORT], details=True)],
     "benchmark": [{"machine": {}, "results": [ROW], "notes": [], "comparison": [
-        {"artifact": "a", "reference": "b", "latency_ratio": 0.3, "size_ratio": 0.3, "comparable": True, "why": ""}]}],
+        {"artifact": "a", "reference": "b", "latency_ratio": 0.3, "size_ratio": 0.3, "comparable": True, "why": ""}]},
+        {"results": [ROW, COUNTED], "gate": {
+            "baseline": "b.json", "growth_limit": 0.01, "verdict": "fail", "why": "", "entries": [
+                {"artifact": "a", "target": "t", "measured": 3, "baseline": 2, "growth": 0.5, "verdict": "fail",
+                 "why": "more"}]}}],
     "export": [to_json(ARTIFACT)],
     "inspect": [{"kind": "artifact", "format": "tflite", "inputs": [to_json(TENSOR)],
                  "ops": [to_json(types.OpInfo(index=0, name="ADD"))]}],
@@ -81,6 +90,7 @@ EXAMPLES = {
     "verify": [{"verdict": "fail", "findings": ["model.tflite: hash differs"], "checks": [to_json(CHECK)]}],
     "targets": [{"targets": [to_json(targets.load("host"))]}, to_json(targets.load("host")),
                 {"file": "my.toml", "findings": ["x"]}],
+    "devices": [{"devices": devices.overview()}, {"name": "qemu-arm64", "folder": "cache"}],
     "plugins": [{"plugins": [{"group": "exporters", "name": "tflite", "distribution": "edgedl-tflite",
                              "version": "0.1"}]}],
     "doctor": [{"python": "3.11.7", "problems": ["runtime x: gone"], "packages": {"keras": "3.15.1"}, "free_bytes": 7,

@@ -24,6 +24,7 @@ COMMANDS = (
     "run",
     "report",
     "targets",
+    "devices",
     "plugins",
     "doctor",
     "demo",

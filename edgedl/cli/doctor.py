@@ -24,6 +24,10 @@ def command(as_json: bool) -> None:
         table.add_row(f"runtime {runtime['name']}", runtime["version"] or f"does not start: {runtime['why']}")
     for exporter in found["exporters"]:
         table.add_row(f"exporter {exporter['name']}", ", ".join(exporter["schemes"]) or str(exporter["why"]))
+    for device in found["devices"]:
+        table.add_row(
+            f"device {device['name']}", f"not set up: {device['missing']}" if device["missing"] else device["about"]
+        )
     table.add_row("accelerators", ", ".join(found["training"]["gpus"]) or "none, training runs on the CPU")
     table.add_row("cache", found["cache"])
     options.show(table)

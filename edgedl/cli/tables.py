@@ -84,12 +84,13 @@ def _difference(diff: dict[str, Any]) -> Table:
 
 
 def benchmark(found: dict[str, Any]) -> list[Table]:
-    """Times, with ratios to the first artifact; then what each needs besides time."""
-    threads = ", ".join(sorted({str(row["threads"]) for row in found["results"]}))
+    """Times here, with ratios to the first artifact, and what each needs besides; then what devices and gate tell."""
+    here = [row for row in found["results"] if row["method"] == "measured-host"]
+    threads = ", ".join(sorted({str(row["threads"]) for row in here}))
     times = _figures("runtime", "latency", "p90", "ratio", title=f"threads: {threads}")
     needs = _figures("load", "first inference", "peak memory", "size")
     ratios = {c["artifact"]: c["latency_ratio"] for c in found["comparison"]}
-    for row in found["results"]:
+    for row in here:
         low, high = row["spread_ms"]
         times.add_row(
             row["artifact"],
@@ -105,7 +106,31 @@ def benchmark(found: dict[str, Any]) -> list[Table]:
             number(row["peak_rss_bytes"], "bytes"),
             number(row["size_bytes"], "bytes"),
         )
-    return [times, needs]
+    return [times, needs, *_on_devices([r for r in found["results"] if r not in here]), *_gate(found.get("gate"))]
+
+
+def _on_devices(rows: list[dict[str, Any]]) -> list[Table]:
+    """Instructions and times by target."""
+    if not rows:
+        return []
+    table = _figures("target", "instructions", "latency", "method")
+    for row in rows:
+        counted = f"{row['instructions']:,}" if row.get("instructions") else ""
+        latency = number(row["latency_ms"], "ms") if row["latency_ms"] is not None else ""
+        table.add_row(row["artifact"], row["target"], counted, latency, row["method"])
+    return [table]
+
+
+def _gate(gate: dict[str, Any] | None) -> list[Table]:
+    """Instructions against the baseline's."""
+    if gate is None:
+        return []
+    table = _figures("target", "baseline", "now", "verdict", title=f"instructions against {gate['baseline']}")
+    table.add_column("why", overflow="fold")
+    for e in gate["entries"]:
+        before = "" if e["baseline"] is None else f"{e['baseline']:,}"
+        table.add_row(e["artifact"], e["target"], before, f"{e['measured']:,}", e["verdict"], e["why"])
+    return [table, *([gate["why"]] if gate["why"] else [])]
 
 
 def _figures(*headings: str, title: str | None = None) -> Table:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import artifacts, targets, worker
+from edgedl import artifacts, devices, targets, worker
 from edgedl.types import Artifact, Target, to_json
+from edgedl.validation import device_benchmark
 from edgedl.validation.evaluate import Setting, request
 from edgedl.worker import Child
 
@@ -120,19 +121,30 @@ def run(
     """What `edgedl benchmark --json` prints: a row an artifact, ratios to the first, and what to beware of."""
     read = [artifacts.read(file)[0] for file in files]
     settings = [Setting(runtime=artifacts.runtime_for(a.format, runtime), threads=threads) for a in read]
-    timings = measure([(a, s, random_inputs(a, seed)) for a, s in zip(read, settings, strict=True)], repeats=repeats)
+    drawn = [random_inputs(a, seed) for a in read]
+    timings = measure(list(zip(read, settings, drawn, strict=True)), repeats=repeats)
+    on_devices, said = device_benchmark.rows(
+        list(zip(read, drawn, strict=True)), profiles, runtime=runtime, threads=threads, repeats=repeats
+    )
+    told = {row["target"] for row in on_devices}
     comparison = [compare(timings[0], t) for t in timings[1:]]
     slower = [c for c in comparison if c["comparable"] and c["latency_ratio"] > 1]
     notes = [f"{c['artifact']} is {c['latency_ratio']:.2f}x slower than {c['reference']}" for c in slower]
     notes += [f"{c['artifact']} and {c['reference']}: not comparable, {c['why']}" for c in comparison if c["why"]]
-    notes += [f"target {p.id}: nothing here measures it; these are this machine's ms" for p in profiles if p.id != HOST]
+    notes += [_unmeasured(p) for p in profiles if p.id not in (HOST, *told)] + said
     host = targets.load(HOST)
     return {
         "machine": to_json({"cpu": host.cpu, "memory": host.memory}),
-        "results": [t.as_json(HOST if any(p.id == HOST for p in profiles) else None) for t in timings],
+        "results": [t.as_json(HOST if any(p.id == HOST for p in profiles) else None) for t in timings] + on_devices,
         "comparison": comparison,
         "notes": [*notes, *dict.fromkeys(n for t in timings for n in t.notes())],
     }
+
+
+def _unmeasured(target: Target) -> str:
+    missing = devices.place_of(target)[1]
+    todo = f" ({missing})" if missing else ""
+    return f"target {target.id}: nothing here measures it{todo}; these are this machine's ms"
 
 
 def random_inputs(artifact: Artifact, seed: int) -> dict[str, Path]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgedl import artifacts, data, preprocessing, worker
 from edgedl.data import Dataset
+from edgedl.devices import Place
 from edgedl.errors import InputError
 from edgedl.preprocessing.op import Op
 from edgedl.types import AgentRuntime, Artifact, to_json
@@ -20,11 +21,12 @@ from edgedl.types import AgentRuntime, Artifact, to_json
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How an artifact is run: the runtime, its kernels, and the threads of one interpreter."""
+    """How an artifact is run: the runtime, its kernels, the threads of one interpreter, and where, if not here."""
 
     runtime: AgentRuntime
     resolver: str | None = None
     threads: int = 1
+    place: Place | None = None
 
 
 def request(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import numpy as np
 from edgedl import artifacts, contract, data, exporting, model_file, preprocessing, targets, toml, worker
 from edgedl.contract.op_versions import check_versions
 from edgedl.data import Dataset
-from edgedl.errors import EdgedlError, InputError, WorkerError
+from edgedl.devices import Place
+from edgedl.errors import EdgedlError, InputError
 from edgedl.model_file import ModelFile
 from edgedl.types import (
     Artifact,
@@ -27,11 +28,13 @@ from edgedl.types import (
     Verdict,
     to_json,
 )
-from edgedl.validation import accuracy, benchmark, estimates, evaluate, metrics, parity, provenance
+from edgedl.validation import accuracy, benchmark, estimates, evaluate, metrics, on_device, parity, provenance
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.evaluate import Setting
 from edgedl.validation.gates import Gates
+from edgedl.validation.on_device import Ran
+from edgedl.validation.settings import setting_for
 
 BENCHMARK_REPEATS = 100
 
@@ -54,8 +57,7 @@ class Request:
     custom_objects: str | None = None
 
 
-Kernels = tuple[str, str | None]  # runtime and resolver
-Outputs = dict[Kernels, dict[str, Path]]  # .npy by output name
+Key = tuple[str, str | None, Place | None]  # runtime, kernels, device
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,8 +69,7 @@ class Case:
     info: ArtifactInfo
     dataset: Dataset
     inputs: dict[str, Path]  # for the artifact
-    outputs: Outputs  # what it gave
-    refused: dict[Kernels, str]  # why it does not run there
+    ran: dict[Key, Ran]  # what it gave
     reference: dict[str, Path]  # the outputs of the reference
     targets: dict[str, Path]  # what is right, by output
     judges: tuple[tuple[str, Metric | None, str], ...]  # output, metric, why it was chosen
@@ -87,13 +88,15 @@ def validate(request: Request) -> Report:
         notes += said
         told, said = estimates.checks(case.artifact, target, request.gates, case.inputs) if target else ([], [])
         notes += said
-        if _key(setting) in case.refused:
-            checks.append(_does_not_run(target, setting, case.refused[_key(setting)]))
+        ran = case.ran[_key(setting)]
+        if ran.refused:
+            checks.append(_does_not_run(target, setting, ran.refused))
         else:
-            found, described = _judge(case, case.outputs[_key(setting)], target)
+            found, described = _judge(case, ran.outputs, target)
             details = details or described
-            checks += found
-        checks += [*told, *_figures(case, target, timings, {c.name for c in told})]
+            checks += on_device.relabelled(found, ran)
+        checks += [*told, *_figures(case, target, timings, ran, {c.name for c in told})]
+        notes += ran.notes(target.id) if target else ()
         if target:
             checks += contract.static_checks(target, case.artifact, case.info, request.runtime_versions)
     if request.runtime_versions and not request.targets:
@@ -122,7 +125,7 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     left = evaluate.left_to_the_app(artifact, dataset)
     bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
     whole = bound if left == dataset.ops else None
-    outputs = worker.begin(lambda: _outputs(request, artifact, bound.inputs))  # while the reference is loaded
+    running = worker.begin(lambda: _run(request, artifact, bound.inputs))  # while the reference is loaded
     source = artifacts.read(Path(request.reference))[0] if is_artifact else _model(request)
     beside, said = _beside(source, artifact)
     if isinstance(source, Artifact):
@@ -132,10 +135,9 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     paired = _pair(reference, artifact.outputs, request)
     right = _right(dataset, artifact, bound.targets, bound.inputs)
     judges, chosen = _judges(request, artifact, right, bound.targets)
-    gave, refused = outputs.result()
     case = Case(
         request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
-        outputs=gave, refused=refused, targets=right, judges=judges, beside=beside, reference_inputs=fed,
+        ran=running.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
     )  # fmt: skip
     return case, [
         *chosen,
@@ -146,21 +148,16 @@ def _case(request: Request) -> tuple[Case, list[str]]:
     ]
 
 
-def _outputs(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> tuple[Outputs, dict[Kernels, str]]:
-    """The artifact's outputs with the kernels of each target; why those of a target, which nobody chose, refuse it."""
-    found: Outputs = {}
-    refused: dict[Kernels, str] = {}
-    for target in request.targets or (None,):
-        setting, _ = _setting(request, artifact, target)
-        if _key(setting) in found or _key(setting) in refused:
-            continue
-        try:
-            found[_key(setting)] = evaluate.outputs(artifact, setting, inputs)
-        except (InputError, WorkerError) as e:
-            if target is None or request.runtime or setting.runtime.model is None:
-                raise
-            refused[_key(setting)] = str(e)
-    return found, refused
+def _run(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> dict[Key, Ran]:
+    """The artifact's outputs with the kernels, and on the device, of each target."""
+    wanted = {_key(s): s for s in (_setting(request, artifact, target)[0] for target in request.targets or (None,))}
+    chosen = not request.targets or request.runtime is not None
+    ran = on_device.run_all(artifact, list(wanted.values()), inputs, repeats=BENCHMARK_REPEATS, chosen=chosen)
+    return dict(zip(wanted, ran, strict=True))
+
+
+def _key(setting: Setting) -> Key:
+    return setting.runtime.name, setting.resolver, setting.place
 
 
 def _does_not_run(target: Target | None, setting: Setting, why: str) -> Check:
@@ -172,10 +169,6 @@ def _does_not_run(target: Target | None, setting: Setting, why: str) -> Check:
         verdict=Verdict.FAIL,
         why=f"{setting.runtime.name}: {why}",
     )
-
-
-def _key(setting: Setting) -> Kernels:
-    return setting.runtime.name, setting.resolver
 
 
 def _artifact_reference(
@@ -282,25 +275,7 @@ def _named(text: str, outputs: Mapping[str, TensorSpec], right: Mapping[str, Pat
 
 
 def _setting(request: Request, artifact: Artifact, target: Target | None) -> tuple[Setting, list[str]]:
-    """The runtime and kernels that come nearest to the target's, and what the user should know of the difference."""
-    format_, threads = artifact.format, request.threads
-    if request.runtime or target is None:
-        return Setting(runtime=artifacts.runtime_for(format_, request.runtime), threads=threads), []
-    offered = [r for r in target.runtimes if r.format in (None, format_)]
-    missing = ""
-    for found in offered:
-        if found.name in artifacts.runtimes(format_):
-            runtime = artifacts.runtime_for(format_, found.name)
-            why = artifacts.why_not(runtime)
-            if not why:
-                return Setting(runtime=runtime, resolver=found.resolver, threads=threads), []
-            missing = f", which does not start here: {why}. Try: {runtime.install}"
-    runtime = artifacts.runtime_for(format_)
-    resolver = offered[0].resolver if offered else None
-    named = offered[0].name if offered else "no runtime for this format"
-    kernels = f"{runtime.name} with {resolver} kernels" if resolver else runtime.name
-    note = f"target {target.id}: outputs are those of {kernels} on this machine, in place of {named}{missing}"
-    return Setting(runtime=runtime, resolver=resolver, threads=threads), [note]
+    return setting_for(artifact, target, runtime=request.runtime, threads=request.threads)
 
 
 def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tuple[list[Check], dict[str, Any]]:
@@ -363,7 +338,7 @@ def _timings(case: Case) -> list[Timing]:
     return benchmark.measure(entries, repeats=BENCHMARK_REPEATS)
 
 
-def _figures(case: Case, target: Target | None, timings: Sequence[Timing], known: set[str]) -> list[Check]:
+def _figures(case: Case, target: Target | None, timings: Sequence[Timing], ran: Ran, known: set[str]) -> list[Check]:
     """Sizes anywhere; times and memory where they were measured, else unchecked under a limit and left out without."""
     gates, where = case.request.gates, target.id if target else None
     checks = [
@@ -386,6 +361,7 @@ def _figures(case: Case, target: Target | None, timings: Sequence[Timing], known
         )
         shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": where}
         checks += [gates.check(name, value, why=why, **shared, **more) for name, value, more in figures]
+    checks += on_device.checks(ran.figures, gates, where)
     measured = {c.name for c in checks} | known | {"worst_class_drop", "flips", "max_abs", "max_lsb"}
     why = f"nothing here can measure it on {where}" if where else "nothing here measures it"
     return checks + [

@@ -83,3 +83,19 @@ def test_the_int8_onnx_file_is_no_slower_than_the_float_one(cli, shared, folder)
         if answer.json["comparison"][0]["latency_ratio"] <= 1:
             return
     pytest.fail(f"slower three times: {answer.json['comparison']}")
+
+
+def test_int8_on_an_emulated_core_gives_what_the_host_gives(cli, shared, folder, sysroots, tmp_path):
+    """1,000 images, XNNPACK on both: the same answers, one step at most, and that in under 0.1 % of the values."""
+    artifact = exported(cli, shared, folder, ".tflite")
+    with np.load(shared / "cifar10" / "test.npz") as data:
+        np.savez(tmp_path / "thousand.npz", x=data["x"][:1000], y=data["y"][:1000])
+    given = ("--reference", artifact, "--data", tmp_path / "thousand.npz", "--target", "raspberry-pi-4")
+    answer = cli("validate", artifact, *given, "--report", tmp_path / "report", "--json")
+    assert answer.code == 0, answer.err
+    checks = {c["name"]: c for c in answer.json["checks"]}
+    assert (checks["flips"]["measured"], checks["flips"]["method"]) == (0, "emulated")
+    assert checks["instructions"]["measured"] > 1_000_000
+    (parity,) = json.loads((tmp_path / "report" / "report.json").read_text())["details"]["parity"]
+    assert parity["max_abs"] <= 1 / 256  # a step of its softmax, whose output is given as floats
+    assert parity["differing"] <= 0.001

@@ -1,0 +1,53 @@
+"""This machine as a device: the agent in a child process of this interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedl import worker
+from edgedl.types import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`python` is an interpreter with the runtimes, by default this one."""
+
+    python: str | None = None
+
+
+class Local:
+    """This machine."""
+
+    options = Options
+
+    def missing(self, options: Options) -> str:  # noqa: ARG002
+        """Nothing is."""
+        return ""
+
+    def open(self, options: Options) -> ChildDevice:
+        """A child of its own."""
+        return ChildDevice("this machine", Method.MEASURED_HOST, worker.pool().start("local", options.python))
+
+
+class ChildDevice:
+    """An agent in a child process that sees this machine's files."""
+
+    def __init__(self, name: str, method: Method, child: worker.Child) -> None:
+        self.name, self.method, self.child = name, method, child
+
+    def push(self, path: Path, sha256: str) -> str:  # noqa: ARG002
+        """The same path."""
+        return str(path.resolve())
+
+    def call(self, verb: str, request: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
+        """What the agent in the child answers."""
+        sink = worker.on_progress
+        answer: Mapping[str, Any] = self.child.call(verb, dict(request), timeout_s=timeout_s, on_progress=sink)
+        return answer
+
+    def close(self) -> None:
+        """End the child."""
+        self.child.close()

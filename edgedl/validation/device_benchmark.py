@@ -1,0 +1,80 @@
+"""`edgedl benchmark` on the devices of its targets: instructions on an emulated core, times on a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl import devices, worker
+from edgedl.types import Artifact, Target
+from edgedl.validation import on_device
+from edgedl.validation.evaluate import Setting
+from edgedl.validation.on_device import Figures
+from edgedl.validation.settings import setting_for
+
+Entry = tuple[Artifact, Mapping[str, Path]]  # with one sample an input
+
+
+def rows(
+    entries: Sequence[Entry], profiles: Sequence[Target], *, runtime: str | None, threads: int, repeats: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row an artifact and target that has a device here, and what the user should hear; devices work side by side."""
+    reached = [p for p in profiles if devices.place_of(p)[0] is not None]
+    asked = [
+        (target, entry, setting_for(entry[0], target, runtime=runtime, threads=threads)[0])
+        for target in reached
+        for entry in entries
+    ]
+    wanted = {(s, str(entry[0].path)): (s, entry) for _, entry, s in asked if s.place}
+    started = {
+        key: worker.begin(lambda s=s, e=entry: on_device.figures_of(e[0], s, e[1], repeats=repeats))  # type: ignore[misc]
+        for key, (s, entry) in wanted.items()
+    }
+    found, notes = [], []
+    for target, (artifact, _), setting in asked:
+        if setting.place is None:
+            continue
+        figures = started[setting, str(artifact.path)].result()
+        found.append(_row(artifact, target, setting, figures))
+        notes += [f"target {target.id}: {figures.note}"] if figures.note else []
+    return found, notes
+
+
+def _row(artifact: Artifact, target: Target, setting: Setting, figures: Figures) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "artifact": str(artifact.path),
+        "format": artifact.format,
+        "scheme": artifact.scheme,
+        "runtime": setting.runtime.name,
+        "resolver": setting.resolver,
+        "target": target.id,
+        "threads": setting.threads,
+        "latency_ms": None,
+        "size_bytes": artifact.size_bytes,
+        "method": figures.method.value,
+        "device": figures.where,
+        "notes": [figures.note] if figures.note else [],
+    }
+    if count := figures.count:
+        row |= {
+            "instructions": count.instructions,
+            "instruction_classes": count.classes,
+            "core": count.core,
+            "emulator": count.emulator,
+            "runtime_version": count.runtime,
+            "inference": count.inference,
+        }
+    if timing := figures.timing:
+        times = np.array(timing["nanoseconds"]) / 1e6
+        row |= {
+            "load_ms": timing["load_ms"],
+            "first_inference_ms": timing["first_inference_ms"],
+            "latency_ms": float(np.median(times)),
+            "latency_p90_ms": float(np.percentile(times, 90)),
+            "peak_rss_bytes": timing["peak_rss_bytes"],
+            "repeats": len(times),
+        }
+    return row

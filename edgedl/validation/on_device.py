@@ -1,0 +1,194 @@
+"""An artifact on a target's device: its outputs, and what else that device can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl import worker
+from edgedl.data import file_sha256
+from edgedl.errors import InputError, WorkerError
+from edgedl.types import Artifact, Check, Count, CountingDevice, Device, Method
+from edgedl.validation import evaluate
+from edgedl.validation.evaluate import Setting
+from edgedl.validation.gates import Gates
+
+TIMEOUT_S = 900.0  # without a sign of progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What a device tells beside outputs: `count` of an emulated core, `timing` of a real device.
+
+    `where` names runtime, version and device; `timing` has the keys of the agent's `run`; `note` says what could not
+    be had.
+    """
+
+    where: str
+    method: Method
+    count: Count | None = None
+    timing: Mapping[str, Any] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ran:
+    """Outputs, .npy by name, and the figures of the device they come from, None for this machine.
+
+    `refused` is why the runtime does not take the file; there are no outputs then.
+    """
+
+    outputs: dict[str, Path] = field(default_factory=dict)
+    figures: Figures | None = None
+    refused: str = ""
+
+    def notes(self, target: str) -> list[str]:
+        """What the user should hear: whose outputs these are, and what could not be had."""
+        if self.figures is None:
+            return []
+        said = (f"outputs are those of {self.figures.where}", self.figures.note)
+        return [f"target {target}: {text}" for text in said if text]
+
+
+def run_all(
+    artifact: Artifact, settings: Sequence[Setting], inputs: Mapping[str, Path], *, repeats: int, chosen: bool
+) -> list[Ran]:
+    """Every sample in each setting; devices work side by side. Raises what the first of them raises.
+
+    A target's own runtime, which the user has not `chosen`, may refuse the file.
+    """
+    started = [worker.begin(_starter(artifact, s, inputs, repeats)) if s.place else None for s in settings]
+    here = [None if s.place else _here(artifact, s, inputs, chosen=chosen) for s in settings]
+    return [ran or waited.result() for ran, waited in zip(here, started, strict=True)]  # type: ignore[union-attr]
+
+
+def _here(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], *, chosen: bool) -> Ran:
+    try:
+        return Ran(outputs=evaluate.outputs(artifact, setting, inputs))
+    except (InputError, WorkerError) as e:
+        if chosen or setting.runtime.model is None:
+            raise
+        return Ran(refused=str(e))
+
+
+def _starter(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], repeats: int) -> Callable[[], Ran]:
+    return lambda: run(artifact, setting, inputs, repeats=repeats)
+
+
+def run(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], *, repeats: int) -> Ran:
+    """Every sample on the setting's device. Raises InputError, WorkerError."""
+    assert setting.place is not None  # noqa: S101
+    with setting.place.opened() as device:
+        where = _where(device, setting)
+        asked = _pushed(device, evaluate.request(artifact, setting, inputs))
+        measuring = worker.begin(lambda: _figures(device, where, asked, repeats))
+        if device.method is Method.MEASURED_DEVICE:
+            measuring.result()  # alone: nothing else may disturb its times
+        outputs = _outputs(device, artifact, asked, inputs)
+        return Ran(outputs=outputs, figures=measuring.result())
+
+
+def figures_of(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], *, repeats: int) -> Figures:
+    """What the setting's device tells of the first sample, without outputs. Raises InputError, WorkerError."""
+    assert setting.place is not None  # noqa: S101
+    with setting.place.opened() as device:
+        where = _where(device, setting)
+        return _figures(device, where, _pushed(device, evaluate.request(artifact, setting, inputs)), repeats)
+
+
+def _figures(device: Device, where: str, asked: Mapping[str, Any], repeats: int) -> Figures:
+    count, note = counting(device, asked) if isinstance(device, CountingDevice) else (None, "")
+    measured = timing(device, asked, repeats) if device.method is Method.MEASURED_DEVICE else None
+    return Figures(where=where, method=device.method, count=count, timing=measured, note=note)
+
+
+def counting(device: CountingDevice, asked: Mapping[str, Any]) -> tuple[Count | None, str]:
+    """The instructions of an inference, or why they are not counted."""
+    try:
+        return device.count(asked, TIMEOUT_S), ""
+    except InputError as e:
+        return None, f"instructions are not counted: {e}"
+
+
+def timing(device: Device, asked: Mapping[str, Any], repeats: int) -> Mapping[str, Any]:
+    """The first sample, `repeats` times after a warm-up."""
+    return device.call("run", {**asked, "stop": 1, "warmup": 10, "repeats": repeats}, TIMEOUT_S)
+
+
+def _pushed(device: Device, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with the paths that its files have on the device."""
+
+    def push(path: str) -> str:
+        return device.push(Path(path), file_sha256(Path(path)))
+
+    return {**asked, "artifact": push(asked["artifact"]), "inputs": {k: push(v) for k, v in asked["inputs"].items()}}
+
+
+def _where(device: Device, setting: Setting) -> str:
+    """The runtime with its version and kernels, and the device. Raises InputError where it does not start there."""
+    name = setting.runtime.name
+    found = device.call("info", {"runtimes": [name]}, TIMEOUT_S)["runtimes"][name]
+    if found["version"] is None and found["why"] is not None:
+        message = f"{name} does not start on {device.name}: {found['why']}. There: {setting.runtime.install}"
+        raise InputError(message)
+    version = f" {found['version']}" if found["version"] else ""
+    kernels = f" ({setting.resolver})" if setting.resolver else ""
+    return f"{name}{version}{kernels} on {device.name}"
+
+
+def _outputs(
+    device: Device, artifact: Artifact, asked: Mapping[str, Any], inputs: Mapping[str, Path]
+) -> dict[str, Path]:
+    folder = worker.pool().scratch("outputs")
+    files = {spec.name: folder / f"{i}.npy" for i, spec in enumerate(artifact.outputs)}
+    device.call("run", {**asked, "outputs": {name: str(path) for name, path in files.items()}}, TIMEOUT_S)
+    samples = min(len(np.load(path, mmap_mode="r")) for path in inputs.values())
+    for spec in artifact.outputs:
+        _check_answer(device, files[spec.name], (samples, *spec.shape[1:]), spec.name)
+    return files
+
+
+def _check_answer(device: Device, file: Path, wanted: tuple[int | None, ...], name: str) -> None:
+    """Raises WorkerError where the device's answer is no array of float32 and of the shape that the file promises."""
+    try:
+        found = np.load(file, mmap_mode="r")
+    except (OSError, EOFError, ValueError) as e:
+        message = f"{device.name} gave no array for output {name!r}: {e}"
+        raise WorkerError(message) from e
+    fits = found.ndim == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found.shape, strict=True))
+    if found.dtype != np.float32 or not fits:
+        message = f"{device.name} gave {found.dtype} {found.shape} for output {name!r}, not float32 {wanted}"
+        raise WorkerError(message)
+
+
+def relabelled(checks: Sequence[Check], ran: Ran) -> list[Check]:
+    """Checks of outputs with the method that those outputs come by; the reference ran here."""
+    method = ran.figures.method if ran.figures else Method.MEASURED_HOST
+    return [
+        c if c.method is not Method.MEASURED_HOST or c.name.endswith("_reference") else replace(c, method=method)
+        for c in checks
+    ]
+
+
+def checks(figures: Figures | None, gates: Gates, target: str | None) -> list[Check]:
+    """Instructions of an emulated core; times and memory of a real device."""
+    found: dict[str, tuple[float, str]] = {}
+    if figures and (count := figures.count):
+        kernels = f" with {count.resolver}" if count.resolver else ""
+        kinds = ", ".join(f"{kind} {n / count.instructions:.0%}" for kind, n in count.classes.items())
+        under = f"{count.core}, {count.emulator}, {count.runtime}{kernels}, {count.threads} thread(s)"
+        found["instructions"] = (count.instructions, f"{under}: {kinds}" if kinds else under)
+    if figures and (told := figures.timing):
+        times = np.array(told["nanoseconds"]) / 1e6
+        why = f"{figures.where}, {len(times)} inferences"
+        found |= {name: (told[name], why) for name in ("load_ms", "first_inference_ms", "peak_rss_bytes")}
+        found["latency_ms"] = (float(np.median(times)), why)
+        found["latency_p90_ms"] = (float(np.percentile(times, 90)), why)
+    return [
+        gates.check(name, value, method=figures.method, target=target, why=why)  # type: ignore[union-attr]
+        for name, (value, why) in found.items()
+    ]

@@ -1,0 +1,71 @@
+"""Instructions against those of an earlier benchmark: the one performance figure that no noise moves.
+
+Only the same core, emulator, runtime, kernels and threads compare; anything else is "not comparable", and no pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgedl.errors import InputError
+from edgedl.types import Verdict
+
+GROWTH = 0.01
+SAME = ("core", "emulator", "runtime_version", "resolver", "threads", "inference")
+
+Row = dict[str, Any]
+
+
+def judge(rows: Sequence[Row], baseline: Path) -> dict[str, Any]:
+    """What `--gate` concludes of a benchmark's rows: a verdict, and one entry a counted artifact and target."""
+    before = [r for r in _read(baseline) if "instructions" in r]
+    now = [r for r in rows if "instructions" in r]
+    entries = [_compare(row, _same_case(row, now, before), baseline) for row in now]
+    verdict = Verdict.worst([Verdict(e["verdict"]) for e in entries]) if entries else Verdict.UNCHECKED
+    why = "" if entries else "no instructions were counted; name a --target with an emulated core that is set up"
+    return {"baseline": str(baseline), "growth_limit": GROWTH, "verdict": verdict.value, "why": why, "entries": entries}
+
+
+def _read(baseline: Path) -> list[Row]:
+    try:
+        found = json.loads(baseline.read_text(encoding="utf-8"))
+        rows = found["results"]
+        if not all(isinstance(r, dict) and isinstance(r["artifact"], str) for r in rows):
+            raise TypeError
+    except OSError as e:
+        message = f"--gate {baseline}: cannot be read: {e.strerror}"
+        raise InputError(message) from e
+    except (ValueError, KeyError, TypeError) as e:
+        message = f"--gate {baseline}: is not what `edgedl benchmark --json` prints; make it with that"
+        raise InputError(message) from e
+    return list(rows)
+
+
+def _same_case(row: Row, now: Sequence[Row], before: Sequence[Row]) -> Row | None:
+    """The earlier row of this target and file name, or of its only file, whatever that was called."""
+    mine = [b for b in before if b.get("target") == row["target"]]
+    named = [b for b in mine if Path(b["artifact"]).name == Path(row["artifact"]).name]
+    alone = len(mine) == 1 and sum(n["target"] == row["target"] for n in now) == 1
+    return named[0] if named else mine[0] if alone else None
+
+
+def _compare(row: Row, before: Row | None, baseline: Path) -> Row:
+    entry: Row = {
+        "artifact": row["artifact"],
+        "target": row["target"],
+        "measured": row["instructions"],
+        "baseline": before and before["instructions"],
+        "growth": None,
+    }
+    if before is None:
+        return entry | {"verdict": Verdict.UNCHECKED.value, "why": f"not in {baseline}"}
+    other = [f"{key} {before.get(key)} then, {row[key]} now" for key in SAME if before.get(key) != row[key]]
+    if other:
+        return entry | {"verdict": Verdict.UNCHECKED.value, "why": f"not comparable: {'; '.join(other)}"}
+    more = row["instructions"] - before["instructions"]
+    growth = more / before["instructions"]
+    verdict = Verdict.FAIL if more > GROWTH * before["instructions"] else Verdict.PASS
+    return entry | {"growth": growth, "verdict": verdict.value, "why": f"{growth:+.2%}, {GROWTH:.0%} are allowed"}
