@@ -255,24 +255,28 @@ def package(
     data: StrPath | None = None,
     labels: StrPath | None = None,
     report: StrPath | None = None,
+    targets: Sequence[str] = (),
     name: str | None = None,
     version: str = "1.0.0",
     seed: int = 0,
     force: bool = False,
+    said: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Pack an artifact for each platform into the folder `out`."""
-    return packaging.pack(
-        Path(artifact),
-        platforms=platforms,
+    request = packaging.Request(
+        artifact=Path(artifact),
+        platforms=tuple(platforms),
         out=Path(out),
         data=str(data) if data else None,
-        labels=str(labels) if labels else None,
-        report=str(report) if report else None,
+        labels=Path(labels) if labels else None,
+        report=Path(report) if report else None,
+        targets=tuple(targets),
         name=name,
         version=version,
         seed=seed,
         force=force,
     )
+    return packaging.pack(request, said)
 
 
 def verify(package: StrPath) -> dict[str, Any]:

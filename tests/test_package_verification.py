@@ -13,11 +13,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from edgedl import artifacts, packaging, worker
+from edgedl import artifacts, packaging, pipeline, worker
 from edgedl.data import file_sha256
 from edgedl.errors import PluginError
 from edgedl.packaging import extraction, manifest, schema
-from edgedl.packaging.zip import write
+from edgedl.packaging.archives.stored_zip import write
 
 LABELS = ("round", "square", "other")
 SCALE = {"op": "scale", "factor": 0.5, "offset": 1.0}
@@ -54,7 +54,7 @@ def package(files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("package")
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
     labels = str(folder / "labels.txt")
-    return packaging.pack(files / "int8.tflite", platforms=["zip"], out=folder / "out", labels=labels)[0]
+    return pipeline.package(files / "int8.tflite", platforms=["zip"], out=folder / "out", labels=labels)[0]
 
 
 def _unpacked(package, folder):
@@ -112,7 +112,7 @@ def test_verify_exit_codes(package, tmp_path, cli):
     for path, message in (
         (tmp_path / "none.zip", "no such file"),
         (tmp_path, "is a folder; a package is one file"),
-        (tmp_path / "text.zip", "no package: not a zip; write one with edgedl package"),
+        (tmp_path / "text.zip", "no package: neither zip nor gzip; write one with edgedl package"),
     ):
         done = cli("verify", path)
         assert (done.code, done.out) == (2, "")

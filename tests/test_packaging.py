@@ -12,7 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from edgedl import artifacts, packaging, plugins, worker
+from edgedl import artifacts, packaging, pipeline, plugins, worker
 from edgedl.data import file_sha256
 from edgedl.errors import InputError, PluginError
 from edgedl.packaging import golden, manifest, schema
@@ -82,7 +82,7 @@ def package(files, tmp_path_factory):
 
 
 def _pack(artifact, out, **given):
-    (path,) = packaging.pack(artifact, platforms=["zip"], out=out, **given)
+    (path,) = pipeline.package(artifact, platforms=["zip"], out=out, **given)
     return path
 
 

@@ -66,7 +66,16 @@ MANIFEST = {
     "golden": {"inputs": {"image": "golden/image.npy"}, "outputs": {"probabilities": "golden/probabilities.npy"},
                "tolerance": {"probabilities": {"unit": "lsb", "value": 1}}},
     "files": {"model.tflite": SHA}, "runtime": {"name": "litert", "minimum": "2.3.0"}, "report": None,
-    "lineage": to_json(LINEAGE),
+    "lineage": to_json(LINEAGE), "postprocessing": [{"output": "probabilities", "op": "argmax", "axis": -1}],
+    "ops": [{"name": "CONV_2D", "version": 3, "count": 2}], "license": "MIT",
+    "targets": [{"id": "pixel-8", "name": "Pixel 8", "accelerator": {"kind": "gpu", "name": "Mali"},
+                 "runtimes": [{"name": "litert", "minimum": None, "resolver": "gpu", "fallback": ["xnnpack"]}]}],
+    "results": {"data": "d.npz", "reference": "m.keras", "verdict": "pass", "samples": 40,
+                "metric": {"name": "accuracy", "unit": "fraction", "higher_is_better": True, "output": "p"},
+                "checks": [to_json(CHECK)], "classes": [{"label": "a", "support": 20, "recall": 1.0}],
+                "slices": [{"slice": "night", "samples": 7, "value": 0.8}]},
+    "card": {"purpose": "reads digits", "data": None, "limits": None},
+    "package": {"platform": "android", "files": {"AndroidManifest.xml": SHA}},
 }  # fmt: skip
 EXAMPLES = {
     "validation": [reporting.as_json(REPORT), reporting.as_json([REPORT, REPORT])],

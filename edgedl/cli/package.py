@@ -15,6 +15,7 @@ from edgedl.cli import options
 @click.option("--report", metavar="FILE", help="report.json of the validation, to travel with the model.")
 @click.option("--name", metavar="N", help="Name of the package; default: the artifact's stem.")
 @click.option("--version", default="1.0.0", show_default=True, metavar="V")
+@options.targets
 @options.out("The folder to write packages into.")
 @options.seed
 @options.force
@@ -23,5 +24,5 @@ def command(out: str, as_json: bool, **given: object) -> None:
     """Pack ARTIFACT with its manifest, labels, preprocessing and golden inputs and outputs."""
     from edgedl import pipeline
 
-    written = pipeline.package(out=out, **given)  # type: ignore[arg-type]
+    written = pipeline.package(out=out, said=lambda note: options.notes([note]), **given)  # type: ignore[arg-type]
     options.answer({"packages": written}, as_json, "\n".join(str(p) for p in written))

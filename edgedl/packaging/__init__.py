@@ -1,6 +1,6 @@
 """Packages: content, manifest, verification."""
 
-from edgedl.packaging.content import pack
+from edgedl.packaging.packing import Request, pack
 from edgedl.packaging.verification import verify
 
-__all__ = ["pack", "verify"]
+__all__ = ["Request", "pack", "verify"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,8 @@ from numpy.typing import NDArray
 
 from edgedl import artifacts, data, worker
 from edgedl.errors import EdgedlError, InputError, PluginError
-from edgedl.packaging import golden, manifest
-from edgedl.packaging.extraction import DAMAGE, extract
-from edgedl.packaging.zip import write
+from edgedl.packaging import archives, golden, manifest
+from edgedl.packaging.extraction import DAMAGE, GZIP, ZIP, extract, kind
 from edgedl.types import AgentRuntime, Artifact, Check, Method, TensorSpec, Verdict, to_json
 
 STEPS = ("archive", "manifest", "files", "layout", "tensors", "golden")
@@ -42,17 +42,20 @@ def verify(package: Path) -> dict[str, Any]:
     return {"verdict": verdict, "package": str(package), "checks": to_json(checks), "findings": findings}
 
 
-def _checks(package: Path, folder: Path) -> list[Check]:
+def _checks(package: Path, tree: Path) -> list[Check]:
     """Checks up to the first whose failure leaves the later ones without a base."""
-    checks = [_check("archive", extract(package, folder))]
+    checks = [_check("archive", extract(package, tree))]
     if _fail(checks):
         return checks
-    layout = _check("layout", _layout(package, folder))
-    found, problems = manifest.read(folder)
+    layout = _check("layout", _layout(package, tree))
+    folder, problems = manifest.locate(tree)
+    found: dict[str, Any] = {}
+    if folder:
+        found, problems = manifest.read(folder)
     checks.append(_check("manifest", problems))
-    if not problems:
-        checks.append(_check("files", _files(folder, found)))
-    if _fail(checks):
+    if folder and not problems:
+        checks.append(_check("files", _files(tree, folder, found)))
+    if folder is None or _fail(checks):
         return [*checks, layout]
     artifact = _artifact(folder, found)
     try:
@@ -78,50 +81,51 @@ def _fail(checks: Sequence[Check]) -> bool:
 
 
 def _check_is_archive(package: Path) -> None:
-    """Raises InputError for a path that holds no zip; a damaged one is still one."""
+    """Raises InputError for a path that holds no archive; a damaged one is still one."""
     if not package.is_file():
         what = "is a folder; a package is one file" if package.is_dir() else "no such file"
         message = f"{package}: {what}"
         raise InputError(message)
     try:
+        found = kind(package)
         with package.open("rb") as f:
-            start = f.read(2)
+            start = f.read(4)
     except OSError as e:
         message = f"{package}: cannot be read: {e.strerror}"
         raise InputError(message) from e
-    if start != b"PK" and not _holds_manifest(package):
-        message = f"{package}: no package: not a zip; write one with edgedl package"
+    if found is None or not (start.startswith((ZIP, GZIP)) or _is_damaged(package, start)):
+        message = f"{package}: no package: neither zip nor gzip; write one with edgedl package"
         raise InputError(message)
 
 
-def _holds_manifest(package: Path) -> bool:
-    """Whether a file that does not start as a zip ends as one that is a package: its first bytes were changed."""
-    try:
-        with zipfile.ZipFile(package) as archive:
-            return manifest.NAME in archive.namelist()
-    except (*DAMAGE, OSError):
-        return False
+def _is_damaged(package: Path, start: bytes) -> bool:
+    """Whether a file that begins as no archive ends as one, or has one of the first bytes: the other was changed."""
+    with contextlib.suppress(*DAMAGE, OSError), zipfile.ZipFile(package) as archive:
+        return any(Path(name).name == manifest.NAME for name in archive.namelist())
+    return any(a == b for a, b in zip(start, GZIP, strict=False))
 
 
-def _layout(package: Path, folder: Path) -> list[str]:
-    """Whether the archive is the one that edgedl makes of this content: so every byte of it is accounted for."""
-    again = worker.pool().scratch("layout") / "package.zip"
-    write(folder, again)
+def _layout(package: Path, tree: Path) -> list[str]:
+    """Whether the archive is the one that edgedl makes of these files: so every byte of it is accounted for."""
+    again = worker.pool().scratch("layout") / f"package{kind(package)}"
+    archives.write(tree, again)
     if data.file_sha256(package) == data.file_sha256(again):
         return []
     size, ours = package.stat().st_size, again.stat().st_size
     return [f"changed or packed again: edgedl writes this content as another archive ({ours:,} bytes, not {size:,})"]
 
 
-def _files(folder: Path, found: Mapping[str, Any]) -> list[str]:
+def _files(tree: Path, folder: Path, found: Mapping[str, Any]) -> list[str]:
     """What is missing, extra, changed, or says something else than the manifest."""
-    there = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-    there.pop(manifest.NAME)
-    told: dict[str, str] = found["files"]
+    place = folder.relative_to(tree)
+    told = {(place / name).as_posix(): sha256 for name, sha256 in found["files"].items()} | found["package"]["files"]
+    there = manifest.hashes(tree)
+    for name in (manifest.NAME, manifest.SIGNATURE):
+        there.pop((place / name).as_posix(), None)
+    there = {name: sha256 for name, sha256 in there.items() if not archives.is_derived(name)}
     problems = [f"{name[:80]!r} is missing" for name in sorted(told.keys() - there.keys())]
     problems += [f"{name!r} is not in the manifest" for name in sorted(there.keys() - told.keys())]
-    both = sorted(told.keys() & there.keys())
-    changed = [name for name in both if data.file_sha256(there[name]) != told[name]]
+    changed = [name for name in sorted(told.keys() & there.keys()) if there[name] != told[name]]
     problems += [f"{name!r} was changed: its SHA-256 is not the manifest's" for name in changed]
     return problems or _contradictions(folder, found)
 
