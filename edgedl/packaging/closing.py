@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedl import worker
 from edgedl.errors import EdgedlError
-from edgedl.packaging import archives, manifest
+from edgedl.packaging import archives, manifest, signature
 from edgedl.types import Content, Packager
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-def close(packager: Packager, content: Content) -> tuple[Path, tuple[str, ...]]:
+
+def close(packager: Packager, content: Content, key: Ed25519PrivateKey | None) -> tuple[Path, tuple[str, ...]]:
     """The file of one platform in a scratch folder, and what the user should hear about it."""
     tree = worker.pool().scratch("tree")
     layout = packager.lay_out(content, tree)
@@ -22,6 +25,8 @@ def close(packager: Packager, content: Content) -> tuple[Path, tuple[str, ...]]:
     shutil.copytree(content.folder, folder, dirs_exist_ok=True)
     value: dict[str, Any] = {**content.manifest, "package": {"platform": packager.platform, "files": own}}
     manifest.write(value, folder / manifest.NAME)
+    if key:
+        signature.write(folder, key)
     path = worker.pool().scratch("packed") / layout.file
     archives.write(tree, path)
     return path, layout.notes

@@ -6,6 +6,8 @@ labels.txt            class names, one a line, where there are any
 preprocessing.json    what is left to the app, and what the model does itself
 golden/               inputs and outputs of a few samples, .npy
 report.json           the validation, where one was named
+MODEL_CARD.md         purpose, data, results, limits, lineage, for people
+sbom.cdx.json         the bill of materials, CycloneDX
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ from numpy.typing import NDArray
 
 from edgedl import artifacts, worker
 from edgedl.errors import InputError
-from edgedl.packaging import golden, manifest, results
+from edgedl.packaging import bom, card, golden, interface, manifest, results
+from edgedl.packaging.card import Card
 from edgedl.packaging.golden import Inputs
 from edgedl.types import AgentRuntime, Artifact, Content, Target, to_json
+
+FIRST = "1.0.0"  # version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +40,10 @@ class Sources:
     labels: Path | None
     report: Path | None
     targets: tuple[Target, ...]
+    card: Card
     name: str
-    version: str
+    version: str | None
+    previous: Mapping[str, Any] | None  # the manifest that the version follows, where none is named
     seed: int
 
 
@@ -53,13 +60,19 @@ def make(sources: Sources) -> Content:
     _write_facts(ours, folder, sources.report)
     facts = manifest.Facts(
         name=sources.name,
-        version=sources.version,
+        version=sources.version or FIRST,
         golden=_write_golden(ours, runtime, inputs, folder),
         runtime={"name": runtime.name, "version": runtime_version, "minimum": None},
         targets=sources.targets,
         results=results.summary(report) if report else None,
+        card=sources.card,
     )
-    return Content(folder=folder, manifest=manifest.draft(ours, info, facts, folder))
+    value = manifest.draft(ours, info, facts)
+    if sources.version is None and sources.previous is not None:
+        value["version"] = interface.next_version(sources.previous, value)
+    manifest.write(bom.build(value), folder / bom.FILE)
+    (folder / card.FILE).write_text(card.render(value), encoding="utf-8")
+    return Content(folder=folder, manifest={**value, "files": manifest.hashes(folder)})
 
 
 def _completed(artifact: Artifact, inputs: Inputs, labels: Path | None) -> Artifact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import stat
@@ -41,6 +42,22 @@ def extract(package: Path, folder: Path) -> list[str]:
             return ["damaged archive: an offset leads out of it"]
         message = f"{package}: cannot be unpacked into {folder}: {e.strerror}; free some space"
         raise InputError(message) from e
+
+
+def peek(package: Path, name: str) -> bytes | None:
+    """The first file of that name in any folder of an archive, at most a megabyte of it; None where there is none."""
+    with contextlib.suppress(*DAMAGE, OSError):
+        if kind(package) == ".zip":
+            with zipfile.ZipFile(package) as archive:
+                found = [e for e in archive.infolist() if PurePosixPath(e.filename).name == name]
+                return archive.open(found[0]).read(BLOCK_BYTES) if found else None
+        plain = worker.pool().scratch("tar") / "plain.tar"
+        if kind(package) == ".tgz" and _inflate(package, plain):
+            with tarfile.open(plain, "r:") as tar:
+                named = [e for e in tar if PurePosixPath(e.name).name == name and e.isreg()]
+                source = tar.extractfile(named[0]) if named else None
+                return source.read(BLOCK_BYTES) if source else None
+    return None
 
 
 def kind(package: Path) -> str | None:

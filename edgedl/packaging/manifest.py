@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from edgedl import artifacts, data
 from edgedl.packaging import schema
+from edgedl.packaging.card import Card
 from edgedl.types import Artifact, ArtifactInfo, Target, TensorSpec, to_json
 
 NAME = "manifest.json"
@@ -18,7 +19,6 @@ SIGNATURE = "manifest.intoto.jsonl"
 LABELS = "labels.txt"
 PREPROCESSING = "preprocessing.json"
 REPORT = "report.json"
-CARD = ("purpose", "data", "limits")
 VERSION = "1.0"
 MOST_PROBLEMS = 10
 
@@ -33,12 +33,11 @@ class Facts:
     runtime: Mapping[str, Any]
     targets: Sequence[Target] = ()
     results: Mapping[str, Any] | None = None
-    card: Mapping[str, str | None] = field(default_factory=dict)
+    card: Card = field(default_factory=Card)
 
 
-def draft(artifact: Artifact, info: ArtifactInfo, facts: Facts, folder: Path) -> dict[str, Any]:
-    """All of the manifest but `package`. `folder` is the content, complete; `artifact.path` lies in it."""
-    files = hashes(folder)
+def draft(artifact: Artifact, info: ArtifactInfo, facts: Facts) -> dict[str, Any]:
+    """All of the manifest but `files` and `package`."""
     found: dict[str, Any] = to_json({
         "manifest_version": VERSION,
         "name": facts.name,
@@ -62,11 +61,10 @@ def draft(artifact: Artifact, info: ArtifactInfo, facts: Facts, folder: Path) ->
         "ops": operators(info),
         "targets": [_target(target, artifact.format) for target in facts.targets],
         "results": facts.results,
-        "license": facts.card.get("license"),
-        "card": {key: facts.card.get(key) for key in CARD},
-        "report": REPORT if REPORT in files else None,
+        "license": facts.card.license,
+        "card": {"purpose": facts.card.purpose, "data": facts.card.data, "limits": facts.card.limits},
+        "report": REPORT if facts.results else None,
         "lineage": artifact.lineage,
-        "files": files,
     })  # fmt: skip
     return found
 
@@ -126,6 +124,15 @@ def read(folder: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{NAME} has version {said[:20]!r}, this edgedl reads 1.x; upgrade edgedl"]
     problems = schema.problems(found, schema.load("package_manifest")) or _contradictions(found)
     return found, [f"{NAME}: {p}" for p in problems[:MOST_PROBLEMS]]
+
+
+def parse(text: bytes) -> dict[str, Any] | None:
+    """A manifest that follows the schema, else None."""
+    try:
+        found = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return None if schema.problems(found, schema.load("package_manifest")) else found
 
 
 def _refuse(text: str) -> NoReturn:

@@ -49,6 +49,7 @@ def summary(report: Report) -> dict[str, Any]:
     found: dict[str, Any] = reporting.views.finite(
         to_json({
             "data": report.data,
+            "data_sha256": details.get("data_sha256"),
             "reference": report.reference,
             "verdict": report.verdict,
             "samples": (details.get("accuracy") or {}).get("samples"),

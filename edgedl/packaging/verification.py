@@ -7,30 +7,34 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedl import artifacts, data, worker
-from edgedl.errors import EdgedlError, InputError, PluginError
-from edgedl.packaging import archives, golden, manifest
+from edgedl.errors import EdgedlError, GateError, InputError, PluginError
+from edgedl.packaging import archives, golden, keys, manifest, signature
 from edgedl.packaging.extraction import DAMAGE, GZIP, ZIP, extract, kind
 from edgedl.types import AgentRuntime, Artifact, Check, Method, TensorSpec, Verdict, to_json
 
-STEPS = ("archive", "manifest", "files", "layout", "tensors", "golden")
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+STEPS = ("archive", "manifest", "files", "signature", "layout", "tensors", "golden")
 REPLAY_TIMEOUT_S = 120.0
 
 
-def verify(package: Path) -> dict[str, Any]:
+def verify(package: Path, key: Path | None = None) -> dict[str, Any]:
     """`{"verdict": "pass" | "fail", "package", "checks", "findings"}`: a check a step, what does not hold a line each.
 
-    A step that needs what does not hold is `unchecked`. Raises InputError where the file is no package at all, and
-    PluginError where all of it holds but no runtime for its format is installed: then nothing was replayed.
+    With the file of a public key, a package that its owner did not sign fails, and nothing of it is run. A step that
+    needs what does not hold is `unchecked`. Raises InputError where the file is no package at all, PluginError where
+    all of it holds but no runtime for its format is installed: then nothing was replayed.
     """
+    public = keys.load_public(key) if key else None
     _check_is_archive(package)
-    folder = worker.pool().scratch("package")
-    checks = _checks(package, folder)
+    checks = _checks(package, worker.pool().scratch("package"), public, str(key))
     done = {c.name for c in checks}
     checks += [
         Check(name=step, method=Method.STATIC, verdict=Verdict.UNCHECKED, why="not reached")
@@ -42,7 +46,7 @@ def verify(package: Path) -> dict[str, Any]:
     return {"verdict": verdict, "package": str(package), "checks": to_json(checks), "findings": findings}
 
 
-def _checks(package: Path, tree: Path) -> list[Check]:
+def _checks(package: Path, tree: Path, key: Ed25519PublicKey | None, key_file: str) -> list[Check]:
     """Checks up to the first whose failure leaves the later ones without a base."""
     checks = [_check("archive", extract(package, tree))]
     if _fail(checks):
@@ -55,6 +59,7 @@ def _checks(package: Path, tree: Path) -> list[Check]:
     checks.append(_check("manifest", problems))
     if folder and not problems:
         checks.append(_check("files", _files(tree, folder, found)))
+        checks.append(_signature(folder, key, key_file))
     if folder is None or _fail(checks):
         return [*checks, layout]
     artifact = _artifact(folder, found)
@@ -69,6 +74,24 @@ def _checks(package: Path, tree: Path) -> list[Check]:
     if _fail(checks[-1:]):
         return checks
     return checks + _replay(artifact, runtime, version, found["golden"], folder)
+
+
+def read_manifest(package: Path) -> dict[str, Any]:
+    """The manifest of a package whose files are what it says. Raises InputError; GateError for what does not hold."""
+    _check_is_archive(package)
+    tree = worker.pool().scratch("package")
+    problems = extract(package, tree)
+    folder = None
+    if not problems:
+        folder, problems = manifest.locate(tree)
+    found: dict[str, Any] = {}
+    if folder:
+        found, problems = manifest.read(folder)
+        problems = problems or _files(tree, folder, found)
+    if problems:
+        message = f"{package}: {problems[0]}; see edgedl verify {package}"
+        raise GateError(message)
+    return found
 
 
 def _check(name: str, problems: Sequence[str]) -> Check:
@@ -103,6 +126,16 @@ def _is_damaged(package: Path, start: bytes) -> bool:
     with contextlib.suppress(*DAMAGE, OSError), zipfile.ZipFile(package) as archive:
         return any(Path(name).name == manifest.NAME for name in archive.namelist())
     return any(a == b for a, b in zip(start, GZIP, strict=False))
+
+
+def _signature(folder: Path, key: Ed25519PublicKey | None, key_file: str) -> Check:
+    """Without a key a signature proves nothing, and is for information."""
+    problems = signature.problems(folder, key, key_file)
+    if problems or key:
+        return _check("signature", problems)
+    signer = signature.keyid(folder)
+    why = f"signed with key {signer}; --key FILE proves it" if signer else "not signed"
+    return Check(name="signature", method=Method.STATIC, why=why)
 
 
 def _layout(package: Path, tree: Path) -> list[str]:
