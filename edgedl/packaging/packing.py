@@ -64,7 +64,8 @@ def pack(request: Request, said: Callable[[str], None] = lambda _: None) -> list
             version=request.version,
             previous=previous,
             seed=request.seed,
-        )
+        ),
+        said,
     )
     known = [(str(request.previous), previous)] if previous else []
     version = made.manifest["version"]
