@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgedl.data import file_sha256
 from edgedl.packaging import archives, manifest, signature
-from edgedl.types import Layout
+from edgedl.types import Check, Layout, Method, Report, Verdict
 
 
 def unpacked(package, folder):
@@ -78,3 +78,30 @@ def tgz(path, entries):
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return path
+
+
+def report_of(artifact, **more):
+    """A report about an artifact, with classes and slices."""
+    size = artifact.stat().st_size
+    details = {
+        "accuracy": {"samples": 40},
+        "data_sha256": "d" * 64,
+        "metric": {"name": "accuracy", "unit": "fraction", "higher_is_better": True, "output": "kind"},
+        "per_class": [
+            {"label": label, "support": n, "reference": {"recall": 1.0},
+             "artifact": {"recall": recall, "precision": 0.5, "f1": 0.6}}
+            for label, n, recall in (("round", 20, 0.9), ("sq|uare", 12, 0.75), ("other", 8, 0.5))
+        ],
+        "slices": [{"slice": "night", "samples": 9, "reference": 0.9, "artifact": 0.7, "drop": 0.2}],
+    } | more.pop("details", {})  # fmt: skip
+    checks = (
+        Check(name="size_bytes", measured=size, unit="bytes", method=Method.STATIC),
+        Check(name="accuracy", measured=0.8, unit="fraction", method=Method.MEASURED_HOST),
+        Check(name="accuracy_drop", measured=0.01, low=-0.01, high=0.03, limit=0.05, unit="fraction",
+              method=Method.MEASURED_HOST, verdict=Verdict.PASS),
+        Check(name="arena_bytes", target="nucleo", measured=2416, unit="bytes", method=Method.EMULATED),
+        Check(name="latency_ms", target="nucleo", limit=1.0, unit="ms", method=Method.STATIC,
+              verdict=Verdict.UNCHECKED),
+    )  # fmt: skip
+    given = {"artifact": str(artifact), "reference": "m.keras", "data": "d.npz", "targets": (), "checks": checks}
+    return Report(**(given | more), details=details)

@@ -78,6 +78,7 @@ MANIFEST = {
     "card": {"purpose": "reads digits", "data": None, "limits": None},
     "package": {"platform": "android", "files": {"AndroidManifest.xml": SHA}},
 }  # fmt: skip
+IDENTITY = {"package": "a.zip", "name": "digits", "version": "1.0.0", "scheme": "fp32", "sha256": SHA}
 EXAMPLES = {
     "validation": [reporting.as_json(REPORT), reporting.as_json([REPORT, REPORT])],
     "report": [reporting.as_json(REPORT, details=True), reporting.as_json([REPORT, REPORT], details=True)],
@@ -89,6 +90,12 @@ EXAMPLES = {
     "package_manifest": [MANIFEST],
     "package": [{"packages": ["out/digits-1.0.0.zip"]}],
     "verify": [{"verdict": "fail", "findings": ["model.tflite: hash differs"], "checks": [to_json(CHECK)]}],
+    "keygen": [{"key": "key", "public_key": "key.pub"}],
+    "diff": [{"verdict": "pass", "before": IDENTITY, "after": IDENTITY, "interface": ["inputs: x instead of y"],
+              "runtimes": [{"name": "litert", "before": None, "after": "2.3.0"}],
+              "ops": [{"name": "ADD", "version": None, "before": 0, "after": 1}],
+              "figures": [{"name": "size_bytes", "target": None, "unit": "bytes", "method": "static", "before": 9,
+                           "after": 8}], "checks": [to_json(CHECK)], "note": "## digits 1.1.0"}],
     "targets": [{"targets": [to_json(targets.load("host"))]}, to_json(targets.load("host")),
                 {"file": "my.toml", "findings": ["x"]}],
     "plugins": [{"plugins": [{"group": "exporters", "name": "tflite", "distribution": "edgedl-tflite",
