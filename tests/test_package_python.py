@@ -1,9 +1,7 @@
 """The wheel: installed in an environment of its own, with numpy and one runtime alone, it gives the golden outputs."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emulation import needs_arm64, run_on_arm64
 from packages import unpacked
 
 from edgedl import packaging, pipeline
@@ -20,8 +19,6 @@ from edgedl.errors import InputError
 from edgedl.packaging.python import module, packager
 
 HERE = Path(sysconfig.get_path("purelib"))
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgedl" / "devices"  # not that of tests
-ARM64 = Path(os.environ.get("EDGEDL_DEVICES_FOLDER") or CACHE) / "qemu-arm64"
 STEP = '[[preprocess]]\nop = "scale"\nfactor = 0.00390625\n'
 
 
@@ -66,34 +63,11 @@ def test_wheel_runs_its_golden_samples_in_a_fresh_environment(python):
     assert [o["difference"] for o in found["outputs"]] == [0]
 
 
-@pytest.mark.skipif(
-    shutil.which("qemu-aarch64") is None or not (ARM64 / "sysroot" / "built.json").exists(),
-    reason="needs: apt-get install qemu-user; edgedl devices setup qemu-arm64",
-)
-@pytest.mark.parametrize(
-    ("runtime", "parts", "artifact"),
-    [
-        ("litert", ("ai_edge_litert", "flatbuffers"), "int8"),
-        ("tflite-runtime", ("tflite_runtime",), "float"),  # 2.14 for arm64 ends with SIGSEGV on this int8.tflite
-    ],
-)
-def test_wheel_runs_its_golden_samples_on_an_emulated_arm64_core(tflites, tmp_path, runtime, parts, artifact):
-    """In a folder with the wheel, numpy and one runtime for arm64, by a Python for arm64."""
-    wheel = _pack(tflites / f"{artifact}.tflite", tmp_path / "out", name="key-word")
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--disable-pip-version-check"]
-    subprocess.run([*install, "--target", str(tmp_path / "site"), str(wheel)], check=True)
-    for name in ("numpy", "numpy.libs", *parts):
-        (tmp_path / "site" / name).symlink_to(ARM64 / "sysroot" / "site" / name)
-    root = next((ARM64 / "cores").glob("cortex-a72-*"))
-    setting = {"PYTHONHOME": root / "usr", "PYTHONPATH": tmp_path / "site", "LC_ALL": "C.UTF-8"}
-    variables = [part for name, value in setting.items() for part in ("-E", f"{name}={value}")]
-    (python,) = (ARM64 / "sysroot/root/usr/bin").glob("python3.*[0-9]")
-    emulated = ["qemu-aarch64", "-cpu", "cortex-a72", "-L", str(root), *variables, str(python)]
-    done = subprocess.run([*emulated, "-m", "key_word_model"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["passed"], found["runtime"], found["golden_outputs_of"]) == (True, runtime, runtime)
-    assert found["outputs"][0]["difference"] <= (0 if artifact == "int8" else 1e-6)
+@needs_arm64
+def test_wheel_runs_its_golden_samples_on_an_emulated_arm64_core(wheel, tmp_path):
+    found = run_on_arm64(wheel, "key_word_model", tmp_path, "ai_edge_litert", "flatbuffers")
+    assert (found["passed"], found["runtime"], found["golden_outputs_of"]) == (True, "litert", "litert")
+    assert [o["difference"] for o in found["outputs"]] == [0]
 
 
 def test_wheel_first_inference_equals_the_golden_one(python, wheel, tmp_path):
