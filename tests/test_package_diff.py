@@ -161,6 +161,17 @@ def test_diff_writes_the_release_note(package, tmp_path, cli):
     assert "- Operator MEAN version" in done.out
 
 
+def test_diff_prints_nothing_that_a_terminal_obeys(package, tmp_path, cli):
+    def change(found):
+        found["ops"][0]["name"] = "\x1b[31mADD\nPASS"
+        found["results"]["classes"][0] |= {"label": "\x1b]0;title\x07", "recall": 0.1}
+
+    done = cli("diff", package, _next(package, tmp_path, change), "--max-drop", "1pp")
+    assert "Operator ?[31mADD?PASS version" in done.out
+    assert "\x1b" not in done.out + done.err
+    assert "\x07" not in done.out + done.err
+
+
 def test_diff_compares_no_times_of_a_host(package, tmp_path, cli):
     def with_times(value):
         def change(found):

@@ -48,8 +48,17 @@ def compare(before: Path, after: Path, *, max_drop: str | None = None) -> dict[s
         "figures": list(_figures(old, new)),
         "checks": checks,
     }
-    plain: dict[str, Any] = to_json(found)
+    plain: dict[str, Any] = _printable(to_json(found))
     return plain | {"note": release_note.render(plain)}
+
+
+def _printable(value: Any) -> Any:
+    """The same without what a terminal would obey: a package may be anybody's."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "?" for c in value)
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list) else value
 
 
 def _identity(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
