@@ -273,29 +273,49 @@ def package(
     data: StrPath | None = None,
     labels: StrPath | None = None,
     report: StrPath | None = None,
+    card: StrPath | None = None,
+    targets: Sequence[str] = (),
     name: str | None = None,
-    version: str = "1.0.0",
+    version: str | None = None,
+    previous: StrPath | None = None,
+    sign: StrPath | None = None,
     seed: int = 0,
     force: bool = False,
+    said: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Pack an artifact for each platform into the folder `out`."""
-    return packaging.pack(
-        Path(artifact),
-        platforms=platforms,
+    request = packaging.Request(
+        artifact=Path(artifact),
+        platforms=tuple(platforms),
         out=Path(out),
         data=str(data) if data else None,
-        labels=str(labels) if labels else None,
-        report=str(report) if report else None,
+        labels=Path(labels) if labels else None,
+        report=Path(report) if report else None,
+        card=Path(card) if card else None,
+        sign=Path(sign) if sign else None,
+        targets=tuple(targets),
         name=name,
         version=version,
+        previous=Path(previous) if previous else None,
         seed=seed,
         force=force,
     )
+    return packaging.pack(request, said)
 
 
-def verify(package: StrPath) -> dict[str, Any]:
-    """Whether a package is what its manifest says and gives its golden outputs here."""
-    return packaging.verify(Path(package))
+def verify(package: StrPath, *, key: StrPath | None = None) -> dict[str, Any]:
+    """Whether a package is what its manifest says, its signer's where a key is named, and gives its golden outputs."""
+    return packaging.verify(Path(package), Path(key) if key else None)
+
+
+def diff(before: StrPath, after: StrPath, *, max_drop: str | None = None) -> dict[str, Any]:
+    """What changed from one package to the next, judged by `max_drop`; `note` is a release note in Markdown."""
+    return packaging.compare(Path(before), Path(after), max_drop=max_drop)
+
+
+def keygen(key: StrPath) -> Path:
+    """Write a private key to sign packages with, and beside it the public one, whose path is returned."""
+    return packaging.generate_key(Path(key))
 
 
 def report(run: StrPath, *, force: bool = False) -> list[Path]:

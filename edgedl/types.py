@@ -384,13 +384,37 @@ class Metric(Protocol):
     def score(self, outputs: Array, targets: Array) -> Array: ...
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Content:
+    """What the package of every platform holds: the files below `folder`, and what manifest.json will say of them.
+
+    The manifest is not among the files yet: it gets `package`, the hashes of the platform's own files, at the end.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The name of a package's file, whose suffix says the archive, and the folder in it that takes the content."""
+
+    file: str  # .zip, .aar, .whl (zip archives, nothing compressed) or .tgz
+    content: str = ""  # such as "assets/keyword"; the top where it is empty
+    notes: tuple[str, ...] = ()
+
+
 class Packager(Protocol):
-    """Writes one platform's package."""
+    """Lays out one platform's package. `formats` are those of the artifacts it takes, () any."""
 
     platform: str
+    formats: tuple[str, ...]
 
-    def package(self, content: Path, out: Path, *, name: str, version: str) -> Path:
-        """Pack the folder `content` (manifest.json and what it names) below folder `out`. Returns the file."""
+    def lay_out(self, content: Content, tree: Path) -> Layout:
+        """Write the platform's own files below the empty folder `tree`, the same bytes from the same content.
+
+        Who calls puts content, manifest and signature in, and packs `tree`. Raises InputError, UnsupportedError.
+        """
         ...
 
 

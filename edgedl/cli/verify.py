@@ -9,12 +9,15 @@ from edgedl.cli import options
 
 @click.command("verify", short_help="Check a package.")
 @click.argument("package")
+@click.option("--key", metavar="PUB", help="Public key that must have signed it.")
 @options.as_json
-def command(package: str, as_json: bool) -> int:
+def command(package: str, key: str | None, as_json: bool) -> int:
     """Check every hash of PACKAGE and replay its golden inputs; exit 6 when something does not hold."""
     from edgedl import pipeline
 
-    found = pipeline.verify(package)
+    found = pipeline.verify(package, key=key)
+    if key is None:
+        options.notes(c["why"] for c in found["checks"] if c["name"] == "signature" and c["verdict"] == "info")
     for finding in found["findings"]:
         options.say(f"{package}: {finding}")
     options.answer(found, as_json, found["verdict"])

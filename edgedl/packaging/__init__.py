@@ -1,6 +1,8 @@
-"""Packages: content, manifest, verification."""
+"""Packages: content, manifest, platforms, signature, verification."""
 
-from edgedl.packaging.content import pack
+from edgedl.packaging.comparison import compare
+from edgedl.packaging.keys import generate as generate_key
+from edgedl.packaging.packing import Request, pack
 from edgedl.packaging.verification import verify
 
-__all__ = ["pack", "verify"]
+__all__ = ["Request", "compare", "generate_key", "pack", "verify"]

@@ -1,4 +1,4 @@
-"""The content of a package, the same for every platform, and its way into each platform's file.
+"""The content of a package, the same for every platform.
 
 NAME.tflite           the artifact
 manifest.json         what is here, with the hash of every other file
@@ -6,108 +6,76 @@ labels.txt            class names, one a line, where there are any
 preprocessing.json    what is left to the app, and what the model does itself
 golden/               inputs and outputs of a few samples, .npy
 report.json           the validation, where one was named
+MODEL_CARD.md         purpose, data, results, limits, lineage, for people
+sbom.cdx.json         the bill of materials, CycloneDX
 """
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedl import artifacts, plugins, reporting, worker
-from edgedl.errors import InputError
-from edgedl.packaging import golden, manifest
+from edgedl import artifacts, worker
+from edgedl.errors import EdgedlError, InputError
+from edgedl.packaging import bom, card, golden, interface, manifest, results
+from edgedl.packaging.card import Card
 from edgedl.packaging.golden import Inputs
-from edgedl.types import AgentRuntime, Artifact, Packager, Report, to_json
+from edgedl.types import AgentRuntime, Artifact, Content, Target, to_json
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}[A-Za-z0-9]|[A-Za-z]")
-SEMANTIC_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?", re.ASCII)
-
-
-def pack(
-    artifact: Path,
-    *,
-    platforms: Sequence[str],
-    out: Path,
-    data: str | None = None,
-    labels: str | None = None,
-    report: str | None = None,
-    name: str | None = None,
-    version: str = "1.0.0",
-    seed: int = 0,
-    force: bool = False,
-) -> list[Path]:
-    """The packages written into the folder `out`, one a platform. Golden samples are drawn from `data`, else random.
-
-    Raises InputError: name, version, labels, report or data do not fit; PluginError: no such platform, no runtime.
-    """
-    packagers: list[Packager] = [plugins.load("packagers", p) for p in dict.fromkeys(platforms)]
-    _check_folder(out, force=force)
-    name = _check_name(name or artifact.stem, version)
-    found, _ = artifacts.read(artifact)
-    if report:
-        _check_report(Path(report), found)
-    runtime, runtime_version = golden.runtime_for(found.format)
-    inputs = golden.from_data(found, data, seed) if data else golden.from_seed(found, seed)
-    content = worker.pool().scratch("content")
-    ours = _copied(_completed(found, inputs, labels), content / f"{name}{artifact.suffix}")
-    _write_facts(ours, content, report)
-    examples = _write_golden(ours, runtime, inputs, content)
-    about = {"name": runtime.name, "version": runtime_version}
-    value = manifest.build(ours, name=name, version=version, golden=examples, runtime=about, folder=content)
-    manifest.write(value, content / manifest.NAME)
-    scratch = worker.pool().scratch("packages")
-    made = [p.package(content, _made(scratch / p.platform), name=name, version=version) for p in packagers]
-    return _publish(made, out, force=force)
+FIRST = "1.0.0"  # version
 
 
-def _check_folder(out: Path, *, force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        message = f"{out}: is a file; -o names the folder that packages are written into"
-        raise InputError(message)
-    artifacts.check_output(out / "package" if out.exists() else out, force=force)
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What content is made of."""
+
+    artifact: Path
+    data: str | None
+    labels: Path | None
+    report: Path | None
+    targets: tuple[Target, ...]
+    card: Card
+    name: str
+    version: str | None
+    previous: Mapping[str, Any] | None  # the manifest that the version follows, where none is named
+    seed: int
 
 
-def _check_name(name: str, version: str) -> str:
-    if not NAME.fullmatch(name):
-        message = (
-            f"--name: {name!r} is no name of a package: at most 64 letters, digits and _ . - are allowed, "
-            "a letter first, a letter or digit last; name one with --name"
-        )
-        raise InputError(message)
-    if not SEMANTIC_VERSION.fullmatch(version):
-        message = f"--version: {version!r} is no version: MAJOR.MINOR.PATCH is needed, such as 1.2.0 or 1.2.0-rc.1"
-        raise InputError(message)
-    return name
+def make(sources: Sources, said: Callable[[str], None]) -> Content:
+    """The content in a scratch folder, and the draft of its manifest. Raises InputError, PluginError."""
+    found, info = artifacts.read(sources.artifact)
+    report = results.find(sources.report, found) if sources.report else None
+    runtimes = golden.runtimes_for(found.format)
+    inputs = (
+        golden.from_data(found, sources.data, sources.seed) if sources.data else golden.from_seed(found, sources.seed)
+    )
+    folder = worker.pool().scratch("content")
+    ours = _copied(_completed(found, inputs, sources.labels), folder / f"{sources.name}{sources.artifact.suffix}")
+    _write_facts(ours, folder, sources.report)
+    facts = manifest.Facts(
+        name=sources.name,
+        version=sources.version or FIRST,
+        golden=_write_golden(ours, runtimes, inputs, folder, said),
+        runtime={"name": runtimes[0][0].name, "version": runtimes[0][1], "minimum": None},
+        targets=sources.targets,
+        results=results.summary(report) if report else None,
+        card=sources.card,
+    )
+    value = manifest.draft(ours, info, facts)
+    if sources.version is None and sources.previous is not None:
+        value["version"] = interface.next_version(sources.previous, value)
+    manifest.write(bom.build(value), folder / bom.FILE)
+    (folder / card.FILE).write_text(card.render(value), encoding="utf-8")
+    return Content(folder=folder, manifest={**value, "files": manifest.hashes(folder)})
 
 
-def _check_report(path: Path, artifact: Artifact) -> None:
-    """Raises InputError where no part of a report.json is about an artifact of this size, made from this model."""
-    reports = reporting.read(path)
-    if not any(_is_about(report, artifact) for report in reports):
-        named = ", ".join(sorted({report.artifact for report in reports}))
-        message = (
-            f"{path}: is about {named}, of another size or from another model than {artifact.path}; "
-            "validate this artifact and name that report"
-        )
-        raise InputError(message)
-
-
-def _is_about(report: Report, artifact: Artifact) -> bool:
-    sizes = {"size_bytes": artifact.size_bytes, "compressed_bytes": artifact.compressed_bytes}
-    said = [c for c in report.checks if c.name in sizes and c.measured is not None]
-    model = report.details.get("lineage", {}).get("model_sha256")
-    ours = artifact.lineage.model_sha256
-    return all(c.measured == sizes[c.name] for c in said) and not (model and ours and model != ours)
-
-
-def _completed(artifact: Artifact, inputs: Inputs, labels: str | None) -> Artifact:
+def _completed(artifact: Artifact, inputs: Inputs, labels: Path | None) -> Artifact:
     """The artifact with the labels and the preprocessing of the app that travel with it. Raises InputError."""
     told = artifact.lineage.preprocessing
     if told and inputs.preprocessing and to_json(told) != to_json(inputs.preprocessing):
@@ -116,7 +84,7 @@ def _completed(artifact: Artifact, inputs: Inputs, labels: str | None) -> Artifa
             f"{to_json(inputs.preprocessing)}; name the .toml it was exported with"
         )
         raise InputError(message)
-    chosen = _read_labels(Path(labels)) if labels else artifact.lineage.labels or inputs.labels
+    chosen = _read_labels(labels) if labels else artifact.lineage.labels or inputs.labels
     problems = manifest.labels_problems(chosen, artifact.outputs)
     if problems:
         message = f"{labels or artifact.path}: {problems[0]}; name a file with one label a line with --labels"
@@ -151,7 +119,7 @@ def _copied(artifact: Artifact, path: Path) -> Artifact:
     return replace(artifact, path=path)
 
 
-def _write_facts(artifact: Artifact, content: Path, report: str | None) -> None:
+def _write_facts(artifact: Artifact, content: Path, report: Path | None) -> None:
     lineage = artifact.lineage
     if lineage.labels:
         (content / manifest.LABELS).write_text("\n".join(lineage.labels) + "\n", encoding="utf-8")
@@ -161,22 +129,56 @@ def _write_facts(artifact: Artifact, content: Path, report: str | None) -> None:
         shutil.copyfile(report, content / manifest.REPORT)
 
 
-def _write_golden(artifact: Artifact, runtime: AgentRuntime, inputs: Inputs, content: Path) -> dict[str, Any]:
-    """The .npy files, and what the manifest says of them. Raises InputError where an output is not finite."""
+def _write_golden(
+    artifact: Artifact,
+    runtimes: Sequence[tuple[AgentRuntime, str]],
+    inputs: Inputs,
+    content: Path,
+    said: Callable[[str], None],
+) -> dict[str, Any]:
+    """The .npy files, and what the manifest says of them. Raises InputError where an output is not finite.
+
+    The first runtime's outputs are the golden ones. Every other has its own, since kernels of runtimes round otherwise.
+    """
     folder = _made(content / "golden")
     files = _saved(inputs.arrays, folder, "input")
-    outputs = golden.run(artifact, runtime, files)
+    outputs = golden.run(artifact, runtimes[0][0], files)
     for name, values in outputs.items():
         if not np.isfinite(values).all():
             message = f"{artifact.path.name}: output {name!r} is not finite on the golden samples; name --data"
             raise InputError(message)
+    tolerance = _tolerance(artifact, runtimes[0][0])
+    others = {}
+    for runtime, version in runtimes[1:]:
+        try:
+            found = golden.run(artifact, runtime, files)
+        except EdgedlError as e:
+            said(f"{runtime.name} {version} does not run it: {e}")
+            continue
+        places = _places(_saved(found, folder, f"{runtime.name}_output"))
+        others[runtime.name] = {"version": version, "outputs": places, "tolerance": _tolerance(artifact, runtime)}
+        for spec in artifact.outputs:
+            unit, limit = tolerance[spec.name]["unit"], tolerance[spec.name]["value"]
+            off = golden.difference(spec, unit, outputs[spec.name], found[spec.name])
+            if off > limit:
+                said(f"output {spec.name!r} of {runtime.name} is up to {off:.3g} {unit} from {runtimes[0][0].name}'s")
     return {
         "samples": len(next(iter(inputs.arrays.values()))),
         "source": inputs.source,
-        "inputs": {name: f"{folder.name}/{path.name}" for name, path in files.items()},
-        "outputs": {name: f"{folder.name}/{path.name}" for name, path in _saved(outputs, folder, "output").items()},
-        "tolerance": {spec.name: golden.tolerance(spec, artifact.scheme) for spec in artifact.outputs},
+        "inputs": _places(files),
+        "outputs": _places(_saved(outputs, folder, "output")),
+        "tolerance": tolerance,
+        "runtimes": others,
     }
+
+
+def _tolerance(artifact: Artifact, runtime: AgentRuntime) -> dict[str, dict[str, Any]]:
+    return {spec.name: golden.tolerance(spec, artifact.scheme, runtime.name) for spec in artifact.outputs}
+
+
+def _places(files: Mapping[str, Path]) -> dict[str, str]:
+    """Files of the folder `golden` by name, as the manifest names them."""
+    return {name: f"{path.parent.name}/{path.name}" for name, path in files.items()}
 
 
 def _saved(arrays: Mapping[str, NDArray[Any]], folder: Path, side: str) -> dict[str, Path]:
@@ -190,12 +192,3 @@ def _saved(arrays: Mapping[str, NDArray[Any]], folder: Path, side: str) -> dict[
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
-
-
-def _publish(made: Sequence[Path], out: Path, *, force: bool) -> list[Path]:
-    """Move packages into `out`, once it is known that none is in the way."""
-    for path in made if out.exists() else ():
-        artifacts.check_output(out / path.name, force=force)
-    out.mkdir(exist_ok=True)
-    artifacts.publish({path: out / path.name for path in made})
-    return [out / path.name for path in made]

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from edgedl import artifacts, data
 from edgedl.packaging import schema
-from edgedl.types import Artifact, TensorSpec, to_json
+from edgedl.packaging.card import Card
+from edgedl.types import Artifact, ArtifactInfo, Target, TensorSpec, to_json
 
 NAME = "manifest.json"
+SIGNATURE = "manifest.intoto.jsonl"
 LABELS = "labels.txt"
 PREPROCESSING = "preprocessing.json"
 REPORT = "report.json"
 VERSION = "1.0"
 MOST_PROBLEMS = 10
+MOST_DIGITS = 20  # of a whole number: those of 64 bits
 
 
-def build(
-    artifact: Artifact, *, name: str, version: str, golden: Mapping[str, Any], runtime: Mapping[str, Any], folder: Path
-) -> dict[str, Any]:
-    """The manifest of a content folder that is complete but for it; `artifact.path` lies in it."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a manifest says beside the artifact: of the package, its evidence and what it is for."""
+
+    name: str
+    version: str
+    golden: Mapping[str, Any]
+    runtime: Mapping[str, Any]
+    targets: Sequence[Target] = ()
+    results: Mapping[str, Any] | None = None
+    card: Card = field(default_factory=Card)
+
+
+def draft(artifact: Artifact, info: ArtifactInfo, facts: Facts) -> dict[str, Any]:
+    """All of the manifest but `files` and `package`."""
     found: dict[str, Any] = to_json({
         "manifest_version": VERSION,
-        "name": name,
-        "version": version,
+        "name": facts.name,
+        "version": facts.version,
         "artifact": {
             "file": artifact.path.name,
             "format": artifact.format,
@@ -41,13 +57,47 @@ def build(
         "labels": artifact.lineage.labels,
         "preprocessing": artifact.lineage.preprocessing,
         "embedded": artifact.lineage.embedded,
-        "golden": golden,
-        "runtime": runtime,
-        "report": REPORT if REPORT in files else None,
+        "postprocessing": postprocessing(artifact.outputs, artifact.lineage.labels),
+        "golden": facts.golden,
+        "runtime": facts.runtime,
+        "ops": operators(info),
+        "targets": [_target(target, artifact.format) for target in facts.targets],
+        "results": facts.results,
+        "license": facts.card.license,
+        "card": {"purpose": facts.card.purpose, "data": facts.card.data, "limits": facts.card.limits},
+        "report": REPORT if facts.results else None,
         "lineage": artifact.lineage,
-        "files": {place: data.file_sha256(path) for place, path in files.items()},
     })  # fmt: skip
     return found
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by path in it."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): data.file_sha256(path) for path in files}
+
+
+def postprocessing(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """What the app does with real-valued outputs: the class is the largest of as many values as there are labels."""
+    classes = [spec.name for spec in outputs if labels and len(spec.shape) > 1 and spec.shape[-1] == len(labels)]
+    return [{"output": name, "op": "argmax", "axis": -1} for name in classes]
+
+
+def operators(info: ArtifactInfo) -> list[dict[str, Any]]:
+    """The operators of the artifact with their versions and how many there are."""
+    counted = Counter((op.name, op.version) for op in info.ops)
+    rows = sorted(counted.items(), key=lambda row: (row[0][0], row[0][1] or 0))
+    return [{"name": name, "version": version, "count": count} for (name, version), count in rows]
+
+
+def _target(target: Target, format_: str) -> dict[str, Any]:
+    """What the app's side needs of a device profile: its accelerator, and the runtimes that take the format."""
+    runtimes = [
+        {"name": r.name, "minimum": r.minimum, "resolver": r.resolver, "fallback": r.fallback}
+        for r in target.runtimes
+        if r.format in (None, format_)
+    ]
+    return {"id": target.id, "name": target.name, "accelerator": target.accelerator, "runtimes": runtimes}
 
 
 def write(value: Any, path: Path) -> None:
@@ -55,13 +105,20 @@ def write(value: Any, path: Path) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def locate(tree: Path) -> tuple[Path | None, list[str]]:
+    """The folder of an unpacked package that holds the content: the one with a manifest; or why there is none."""
+    found = sorted(tree.rglob(NAME))
+    if len(found) == 1 and found[0].is_file():
+        return found[0].parent, []
+    if not found:
+        return None, [f"{NAME} is missing"]
+    return None, [f"{len(found)} files are called {NAME}, one is allowed"]
+
+
 def read(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The manifest of an unpacked package, and what does not hold in it, a line each."""
-    path = folder / NAME
-    if not path.is_file():
-        return {}, [f"{NAME} is missing"]
+    """The manifest in the folder of the content, and what does not hold in it, a line each."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        found = _loaded((folder / NAME).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:
         return {}, [f"{NAME} is not readable as JSON: {e}"]
     said = found.get("manifest_version") if isinstance(found, dict) else None
@@ -71,8 +128,34 @@ def read(folder: Path) -> tuple[dict[str, Any], list[str]]:
     return found, [f"{NAME}: {p}" for p in problems[:MOST_PROBLEMS]]
 
 
+def parse(text: bytes) -> dict[str, Any] | None:
+    """A manifest that follows the schema, else None."""
+    try:
+        found = _loaded(text)
+    except (ValueError, RecursionError):
+        return None
+    return None if schema.problems(found, schema.load("package_manifest")) else found
+
+
+def _loaded(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, RecursionError; also for what is no number of JSON or has no end."""
+    return json.loads(text, parse_constant=_refuse, parse_int=_integer, parse_float=_real)
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        message = f"a number of {len(text)} digits"
+        raise ValueError(message)
+    return int(text)
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:40])
+
+
 def _refuse(text: str) -> NoReturn:
-    message = f"{text} is no number of JSON"
+    message = f"{text} is no number that can be read"
     raise ValueError(message)
 
 
@@ -80,7 +163,14 @@ def _contradictions(found: dict[str, Any]) -> list[str]:
     """What the parts of a manifest that follows the schema say against each other."""
     golden, files = found["golden"], found["files"]
     problems = []
-    named = [found["artifact"]["file"], *golden["inputs"].values(), *golden["outputs"].values(), found["report"]]
+    others = [file for one in golden["runtimes"].values() for file in one["outputs"].values()]
+    named = [
+        found["artifact"]["file"],
+        *golden["inputs"].values(),
+        *golden["outputs"].values(),
+        *others,
+        found["report"],
+    ]
     problems += [f"{file[:80]!r} is not among the files" for file in named if file is not None and file not in files]
     if files.get(found["artifact"]["file"]) != found["artifact"]["sha256"]:
         problems.append("artifact.sha256 is not the one among the files")
@@ -88,6 +178,11 @@ def _contradictions(found: dict[str, Any]) -> list[str]:
         names = sorted(spec["name"] for spec in found[side])
         wrong = [part for part in parts if sorted(golden[part]) != names]
         problems += [f"golden.{part} is for {sorted(golden[part])}, {side} are {names}" for part in wrong]
+    outputs = sorted(spec["name"] for spec in found["outputs"])
+    for name, one in golden["runtimes"].items():
+        wrong = [part for part in ("outputs", "tolerance") if sorted(one[part]) != outputs]
+        at = f"golden.runtimes.{name[:80]!r}"
+        problems += [f"{at}.{part} is for {sorted(one[part])}, outputs are {outputs}" for part in wrong]
     for key in ("labels", "preprocessing", "embedded"):
         if found[key] != found["lineage"].get(key, []):
             problems.append(f"{key} is not that of lineage")

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedl import artifacts, data, worker
-from edgedl.errors import EdgedlError, InputError, PluginError
-from edgedl.packaging import golden, manifest
-from edgedl.packaging.extraction import DAMAGE, extract
-from edgedl.packaging.zip import write
+from edgedl.errors import EdgedlError, GateError, InputError, PluginError
+from edgedl.packaging import archives, golden, keys, manifest, signature
+from edgedl.packaging.extraction import DAMAGE, GZIP, ZIP, extract, kind
 from edgedl.types import AgentRuntime, Artifact, Check, Method, TensorSpec, Verdict, to_json
 
-STEPS = ("archive", "manifest", "files", "layout", "tensors", "golden")
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+STEPS = ("archive", "manifest", "files", "signature", "layout", "tensors", "golden")
 REPLAY_TIMEOUT_S = 120.0
 
 
-def verify(package: Path) -> dict[str, Any]:
+def verify(package: Path, key: Path | None = None) -> dict[str, Any]:
     """`{"verdict": "pass" | "fail", "package", "checks", "findings"}`: a check a step, what does not hold a line each.
 
-    A step that needs what does not hold is `unchecked`. Raises InputError where the file is no package at all, and
-    PluginError where all of it holds but no runtime for its format is installed: then nothing was replayed.
+    With the file of a public key, a package that its owner did not sign fails, and nothing of it is run. A step that
+    needs what does not hold is `unchecked`. Raises InputError where the file is no package at all, PluginError where
+    all of it holds but no runtime for its format is installed: then nothing was replayed.
     """
+    public = keys.load_public(key) if key else None
     _check_is_archive(package)
-    folder = worker.pool().scratch("package")
-    checks = _checks(package, folder)
+    checks = _checks(package, worker.pool().scratch("package"), public, str(key))
     done = {c.name for c in checks}
     checks += [
         Check(name=step, method=Method.STATIC, verdict=Verdict.UNCHECKED, why="not reached")
@@ -42,17 +47,21 @@ def verify(package: Path) -> dict[str, Any]:
     return {"verdict": verdict, "package": str(package), "checks": to_json(checks), "findings": findings}
 
 
-def _checks(package: Path, folder: Path) -> list[Check]:
+def _checks(package: Path, tree: Path, key: Ed25519PublicKey | None, key_file: str) -> list[Check]:
     """Checks up to the first whose failure leaves the later ones without a base."""
-    checks = [_check("archive", extract(package, folder))]
+    checks = [_check("archive", extract(package, tree))]
     if _fail(checks):
         return checks
-    layout = _check("layout", _layout(package, folder))
-    found, problems = manifest.read(folder)
+    layout = _check("layout", _layout(package, tree))
+    folder, problems = manifest.locate(tree)
+    found: dict[str, Any] = {}
+    if folder:
+        found, problems = manifest.read(folder)
     checks.append(_check("manifest", problems))
-    if not problems:
-        checks.append(_check("files", _files(folder, found)))
-    if _fail(checks):
+    if folder and not problems:
+        checks.append(_check("files", _files(tree, folder, found)))
+        checks.append(_signature(folder, key, key_file))
+    if folder is None or _fail(checks):
         return [*checks, layout]
     artifact = _artifact(folder, found)
     try:
@@ -68,6 +77,24 @@ def _checks(package: Path, folder: Path) -> list[Check]:
     return checks + _replay(artifact, runtime, version, found["golden"], folder)
 
 
+def read_manifest(package: Path) -> dict[str, Any]:
+    """The manifest of a package whose files are what it says. Raises InputError; GateError for what does not hold."""
+    _check_is_archive(package)
+    tree = worker.pool().scratch("package")
+    problems = extract(package, tree)
+    folder = None
+    if not problems:
+        folder, problems = manifest.locate(tree)
+    found: dict[str, Any] = {}
+    if folder:
+        found, problems = manifest.read(folder)
+        problems = problems or _files(tree, folder, found)
+    if problems:
+        message = f"{package}: {problems[0]}; see edgedl verify {package}"
+        raise GateError(message)
+    return found
+
+
 def _check(name: str, problems: Sequence[str]) -> Check:
     verdict = Verdict.FAIL if problems else Verdict.PASS
     return Check(name=name, method=Method.STATIC, verdict=verdict, why="\n".join(problems))
@@ -78,50 +105,61 @@ def _fail(checks: Sequence[Check]) -> bool:
 
 
 def _check_is_archive(package: Path) -> None:
-    """Raises InputError for a path that holds no zip; a damaged one is still one."""
+    """Raises InputError for a path that holds no archive; a damaged one is still one."""
     if not package.is_file():
         what = "is a folder; a package is one file" if package.is_dir() else "no such file"
         message = f"{package}: {what}"
         raise InputError(message)
     try:
+        found = kind(package)
         with package.open("rb") as f:
-            start = f.read(2)
+            start = f.read(4)
     except OSError as e:
         message = f"{package}: cannot be read: {e.strerror}"
         raise InputError(message) from e
-    if start != b"PK" and not _holds_manifest(package):
-        message = f"{package}: no package: not a zip; write one with edgedl package"
+    if found is None or not (start.startswith((ZIP, GZIP)) or _is_damaged(package, start)):
+        message = f"{package}: no package: neither zip nor gzip; write one with edgedl package"
         raise InputError(message)
 
 
-def _holds_manifest(package: Path) -> bool:
-    """Whether a file that does not start as a zip ends as one that is a package: its first bytes were changed."""
-    try:
-        with zipfile.ZipFile(package) as archive:
-            return manifest.NAME in archive.namelist()
-    except (*DAMAGE, OSError):
-        return False
+def _is_damaged(package: Path, start: bytes) -> bool:
+    """Whether a file that begins as no archive ends as one, or has one of the first bytes: the other was changed."""
+    with contextlib.suppress(*DAMAGE, OSError), zipfile.ZipFile(package) as archive:
+        return any(Path(name).name == manifest.NAME for name in archive.namelist())
+    return any(a == b for a, b in zip(start, GZIP, strict=False))
 
 
-def _layout(package: Path, folder: Path) -> list[str]:
-    """Whether the archive is the one that edgedl makes of this content: so every byte of it is accounted for."""
-    again = worker.pool().scratch("layout") / "package.zip"
-    write(folder, again)
+def _signature(folder: Path, key: Ed25519PublicKey | None, key_file: str) -> Check:
+    """Without a key a signature proves nothing, and is for information."""
+    problems = signature.problems(folder, key, key_file)
+    if problems or key:
+        return _check("signature", problems)
+    signer = signature.keyid(folder)
+    why = f"signed with key {signer}; --key FILE proves it" if signer else "not signed"
+    return Check(name="signature", method=Method.STATIC, why=why)
+
+
+def _layout(package: Path, tree: Path) -> list[str]:
+    """Whether the archive is the one that edgedl makes of these files: so every byte of it is accounted for."""
+    again = worker.pool().scratch("layout") / f"package{kind(package)}"
+    archives.write(tree, again)
     if data.file_sha256(package) == data.file_sha256(again):
         return []
     size, ours = package.stat().st_size, again.stat().st_size
     return [f"changed or packed again: edgedl writes this content as another archive ({ours:,} bytes, not {size:,})"]
 
 
-def _files(folder: Path, found: Mapping[str, Any]) -> list[str]:
+def _files(tree: Path, folder: Path, found: Mapping[str, Any]) -> list[str]:
     """What is missing, extra, changed, or says something else than the manifest."""
-    there = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-    there.pop(manifest.NAME)
-    told: dict[str, str] = found["files"]
+    place = folder.relative_to(tree)
+    told = {(place / name).as_posix(): sha256 for name, sha256 in found["files"].items()} | found["package"]["files"]
+    there = manifest.hashes(tree)
+    for name in (manifest.NAME, manifest.SIGNATURE):
+        there.pop((place / name).as_posix(), None)
+    there = {name: sha256 for name, sha256 in there.items() if not archives.is_derived(name)}
     problems = [f"{name[:80]!r} is missing" for name in sorted(told.keys() - there.keys())]
     problems += [f"{name!r} is not in the manifest" for name in sorted(there.keys() - told.keys())]
-    both = sorted(told.keys() & there.keys())
-    changed = [name for name in both if data.file_sha256(there[name]) != told[name]]
+    changed = [name for name in sorted(told.keys() & there.keys()) if there[name] != told[name]]
     problems += [f"{name!r} was changed: its SHA-256 is not the manifest's" for name in changed]
     return problems or _contradictions(folder, found)
 
@@ -193,8 +231,9 @@ def _same(told: TensorSpec, real: TensorSpec) -> bool:
         return False
     if not real.scale:
         return True
-    alike = len(told.scale) == len(real.scale) and np.allclose(told.scale, real.scale, rtol=1e-6, atol=0)
-    return bool(alike) and told.zero_point == real.zero_point
+    pairs = zip(told.scale, real.scale, strict=False)
+    alike = len(told.scale) == len(real.scale) and all(math.isclose(a, b, rel_tol=1e-6) for a, b in pairs)
+    return alike and told.zero_point == real.zero_point
 
 
 def _names(specs: Sequence[TensorSpec]) -> str:
@@ -211,14 +250,15 @@ def _replay(
 ) -> list[Check]:
     """A check an output: the largest difference to the golden one, against the manifest's tolerance."""
     inputs = {name: folder / file for name, file in told["inputs"].items()}
+    own = told["runtimes"].get(runtime.name, told)  # kernels of runtimes round otherwise
     try:
-        expected = {name: np.load(folder / file) for name, file in told["outputs"].items()}
+        expected = {name: np.load(folder / file) for name, file in own["outputs"].items()}
         found = golden.run(artifact, runtime, inputs)
     except (EdgedlError, ValueError, OSError, EOFError, TypeError) as e:
         return [_check("golden", [f"the golden inputs cannot be replayed: {e}"])]
     on = f"{runtime.name} {version}"
     return [
-        _compared(spec, told["tolerance"][spec.name], expected[spec.name], found[spec.name], on)
+        _compared(spec, own["tolerance"][spec.name], expected[spec.name], found[spec.name], on)
         for spec in artifact.outputs
     ]
 

@@ -397,6 +397,7 @@ def _facts(case: Case, timings: Sequence[Timing]) -> dict[str, Any]:
              "threads": t.setting.threads, "role": role}
             for t, role in entries
         ],
+        "data_sha256": case.dataset.sha256,
         "machine": to_json({"cpu": (host := targets.load(HOST)).cpu, "memory": host.memory}),
         "lineage": lineage,
     }  # fmt: skip

@@ -1,0 +1,28 @@
+"""`edgedl diff`."""
+
+from __future__ import annotations
+
+import click
+
+from edgedl.cli import options
+
+
+@click.command("diff", short_help="Compare two packages.")
+@click.argument("before")
+@click.argument("after")
+@click.option("--max-drop", metavar="D", help="Largest loss of the metric, of any class and any slice, such as 1pp.")
+@options.as_json
+def command(before: str, after: str, max_drop: str | None, as_json: bool) -> int:
+    """Write the release note of the package AFTER since BEFORE: what changed in size, accuracy, operators, runtimes.
+
+    Exit 6 where inputs or outputs changed under the same major version, or something lost more than --max-drop.
+    """
+    from edgedl import pipeline
+    from edgedl.types import Verdict
+
+    found = pipeline.diff(before, after, max_drop=max_drop)
+    for check in found["checks"]:
+        if check["verdict"] in ("fail", "unchecked"):
+            options.say(f"{check['verdict']}: {check['name']}: {check['why']}")
+    options.answer(found, as_json, found["note"].rstrip())
+    return pipeline.exit_code(Verdict(found["verdict"]))
