@@ -1,7 +1,8 @@
 """Golden inputs and outputs: a few samples, and what the artifact gives for them here, to be repeated on a device.
 
 Inputs are as the app feeds them: real values as float32 where the tensor is quantized, what the tensor itself stores
-where it is not, or where the model does its preprocessing. Outputs are real values, float32.
+where it is not, or where the model does its preprocessing. Whole float32 numbers from 0 to 255, such as pixels, lie in
+the files as uint8: they travel in every app. Outputs are real values, float32.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from edgedl.validation import evaluate
 from edgedl.validation.evaluate import Setting
 
 SAMPLES = 4
-INPUT_BYTES = 25_000  # of all samples together, unless one alone is larger: they travel in every app
-LEVELS = 256  # of a random float input: as varied as a pixel, and small in an app store's download
+INPUT_BYTES = 16_000  # of all samples together, unless one alone is larger: they travel in every app
+LEVELS = 16  # of a random input, evenly over its range: small in an app store's download
 EIGHT_BIT = (
     2 / 127
 )  # two steps of a signed 8-bit range: such weights or activations are inside, whatever the outputs are
@@ -102,7 +103,7 @@ def _random(artifact: Artifact, spec: TensorSpec, rng: np.random.Generator) -> N
     inside = artifact.lineage.embedded
     if dtype.kind in "iu" and (spec.scale or dtype.itemsize == 1):
         limits = np.iinfo(dtype)
-        codes = rng.integers(limits.min, limits.max, shape, endpoint=True)
+        codes = np.rint(np.linspace(limits.min, limits.max, LEVELS))[rng.integers(0, LEVELS, shape)]
         real = spec.scale and not inside
         return (codes - spec.zero_point[0]) * spec.scale[0] if real else codes
     if dtype.kind != "f":
@@ -122,7 +123,13 @@ def _fed(artifact: Artifact, arrays: Mapping[str, NDArray[Any]]) -> dict[str, ND
     }
     sample_bytes = sum(int(np.prod(a.shape[1:])) * dtypes[name].itemsize for name, a in arrays.items())
     samples = max(1, min(SAMPLES, INPUT_BYTES // max(1, sample_bytes)))
-    return {name: np.ascontiguousarray(a[:samples], dtypes[name]) for name, a in arrays.items()}
+    return {name: _small(np.ascontiguousarray(a[:samples], dtypes[name])) for name, a in arrays.items()}
+
+
+def _small(values: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers, as uint8 where float32 holds no others than that does."""
+    small = np.clip(values, 0, 255).astype(np.uint8) if values.dtype == np.float32 else values
+    return small if np.array_equal(small, values) else values
 
 
 def run(artifact: Artifact, runtime: AgentRuntime, inputs: Mapping[str, Path]) -> dict[str, NDArray[Any]]:
