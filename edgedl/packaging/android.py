@@ -23,74 +23,12 @@ ACCELERATORS = {"gpu": "GPU", "npu": "NPU"}
 ALWAYS = ("Files", "Runner", "Sample", "Scored", "SelfTest", "Tensor")
 FOR_UPDATES = ("Ed25519", "RejectedPackageException", "Store")
 # no name of a package, parameter or property: Kotlin's hard keywords, and Java's, which class files go by
-RESERVED = frozenset(
-    [
-        "abstract",
-        "as",
-        "assert",
-        "boolean",
-        "break",
-        "byte",
-        "case",
-        "catch",
-        "char",
-        "class",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extends",
-        "false",
-        "final",
-        "finally",
-        "float",
-        "for",
-        "fun",
-        "goto",
-        "if",
-        "implements",
-        "import",
-        "in",
-        "instanceof",
-        "int",
-        "interface",
-        "is",
-        "long",
-        "native",
-        "new",
-        "null",
-        "object",
-        "package",
-        "private",
-        "protected",
-        "public",
-        "return",
-        "short",
-        "static",
-        "strictfp",
-        "super",
-        "switch",
-        "synchronized",
-        "this",
-        "throw",
-        "throws",
-        "transient",
-        "true",
-        "try",
-        "typealias",
-        "typeof",
-        "val",
-        "var",
-        "void",
-        "volatile",
-        "when",
-        "while",
-        "_",
-    ]
-)
+RESERVED = wrapping.words("""
+    _ abstract as assert boolean break byte case catch char class const continue default do double else enum extends
+    false final finally float for fun goto if implements import in instanceof int interface is long native new null
+    object package private protected public return short static strictfp super switch synchronized this throw throws
+    transient true try typealias typeof val var void volatile when while
+""")
 
 
 class AndroidPackager:

@@ -105,7 +105,7 @@ def _random(artifact: Artifact, spec: TensorSpec, rng: np.random.Generator) -> N
         limits = np.iinfo(dtype)
         codes = np.rint(np.linspace(limits.min, limits.max, LEVELS))[rng.integers(0, LEVELS, shape)]
         real = spec.scale and not inside
-        return (codes - spec.zero_point[0]) * spec.scale[0] if real else codes
+        return np.asarray((codes - spec.zero_point[0]) * spec.scale[0] if real else codes)
     if dtype.kind != "f":
         return rng.integers(0, 2, shape)
     values = rng.integers(0, LEVELS, shape) / LEVELS

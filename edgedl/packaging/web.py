@@ -22,58 +22,11 @@ ARRAYS = {"float32": "Float32Array", "int32": "Int32Array", "uint8": "Uint8Array
 ARRAYS |= {"int16": "Int16Array", "uint16": "Uint16Array"}
 NPM_NAME = re.compile(r"[a-z][a-z0-9_.-]*", re.ASCII)
 # words that no variable may have: ECMAScript 2024, 12.7.2, in a module
-RESERVED = frozenset(
-    [
-        "arguments",
-        "await",
-        "break",
-        "case",
-        "catch",
-        "class",
-        "const",
-        "continue",
-        "debugger",
-        "default",
-        "delete",
-        "do",
-        "else",
-        "enum",
-        "eval",
-        "export",
-        "extends",
-        "false",
-        "finally",
-        "for",
-        "function",
-        "if",
-        "implements",
-        "import",
-        "in",
-        "instanceof",
-        "interface",
-        "let",
-        "new",
-        "null",
-        "package",
-        "private",
-        "protected",
-        "public",
-        "return",
-        "static",
-        "super",
-        "switch",
-        "this",
-        "throw",
-        "true",
-        "try",
-        "typeof",
-        "var",
-        "void",
-        "while",
-        "with",
-        "yield",
-    ]
-)
+RESERVED = wrapping.words("""
+    arguments await break case catch class const continue debugger default delete do else enum eval export extends
+    false finally for function if implements import in instanceof interface let new null package private protected
+    public return static super switch this throw true try typeof var void while with yield
+""")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ Templates are files in the platform's own language. A `__WORD__` in one is repla
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from edgedl.errors import InputError, UnsupportedError
 
 FOLDER = Path(__file__).parent / "templates"
+WORD = re.compile(r"__([A-Z]+)__")
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 STEPS = ("cast", "resize", "crop", "grayscale", "scale", "normalize")
 RESHAPING = ("resize", "crop", "grayscale")
@@ -52,13 +52,15 @@ class Wrapper:
         return any(step["op"] in RESHAPING for step in self.steps)
 
 
-class _Template(string.Template):
-    pattern = r"__(?:(?P<named>[A-Z]+)|(?P<escaped>(?!))|(?P<braced>(?!))|(?P<invalid>(?!)))__"
+def words(text: str) -> frozenset[str]:
+    """The words of a text, for the reserved ones of a language."""
+    return frozenset(text.split())
 
 
 def render(platform: str, file: str, values: Mapping[str, str]) -> str:
     """A template file with its words replaced; KeyError where one has no value."""
-    return _Template((FOLDER / platform / file).read_text(encoding="utf-8")).substitute(values)
+    text = (FOLDER / platform / file).read_text(encoding="utf-8")
+    return WORD.sub(lambda found: values[found[1]], text)
 
 
 def wrapper(manifest: Mapping[str, Any], dtypes: Collection[str], runtime: str) -> Wrapper:
