@@ -1,7 +1,9 @@
 """A headless Chromium that opens one page of a folder and sends back what the page's script finds."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -69,17 +71,18 @@ def run(folder, script, imports, timeout_s=60):
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=folder)) as server:
         server.answers, server.answered = [], threading.Event()
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with tempfile.TemporaryDirectory() as profile:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
             where = f"http://127.0.0.1:{server.server_port}/"
             browser = subprocess.Popen(
                 [chromium, *FLAGS, f"--user-data-dir={profile}", where],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
             try:
                 answered = server.answered.wait(timeout_s)
             finally:
-                browser.kill()
+                os.killpg(browser.pid, signal.SIGKILL)  # its helpers too
                 browser.wait()
         server.shutdown()
     assert answered, f"the page said nothing within {timeout_s} s"

@@ -12,12 +12,13 @@ from edgedl import targets, worker
 from edgedl.errors import InputError
 from edgedl.packaging import jvm, wrapping
 from edgedl.packaging.archives import stored_zip
-from edgedl.packaging.wrapping import Tensor, Wrapper
+from edgedl.packaging.wrapping import Limits, Tensor, Wrapper
 from edgedl.types import Content, Layout
 
 PROFILE = "generic-android-arm64"
 RUNTIME = "litert"
-DTYPES = ("float32", "int8", "uint8", "int32")  # what LiteRT's TensorBuffer reads and writes
+# what TensorBuffer, LiteRT's Kotlin class, reads and writes
+LIMITS = Limits(runtime="LiteRT on Android", dtypes=("float32", "int8", "uint8", "int32"))
 TAKEN = {"float32": "FloatArray", "int8": "IntArray", "uint8": "ByteArray", "int32": "IntArray"}
 ACCELERATORS = {"gpu": "GPU", "npu": "NPU"}
 ALWAYS = ("Files", "Runner", "Sample", "Scored", "SelfTest", "Tensor")
@@ -40,7 +41,7 @@ class AndroidPackager:
     def lay_out(self, content: Content, tree: Path) -> Layout:
         """The manifest, classes.jar and a README with the lines for Gradle. Raises PluginError without compilers."""
         told = content.manifest
-        wrapped = wrapping.wrapper(told, DTYPES, "LiteRT on Android")
+        wrapped = wrapping.wrapper(told, LIMITS)
         for side, tensors in (("input", wrapped.inputs), ("output", wrapped.outputs)):
             wrapping.check_names(tensors, side, "Kotlin", RESERVED)
         file = f"{wrapped.name}-{wrapped.version}.aar"

@@ -12,7 +12,7 @@ from typing import Any
 from edgedl import targets
 from edgedl.errors import InputError
 from edgedl.packaging import manifest, wrapping
-from edgedl.packaging.wrapping import Tensor, Wrapper
+from edgedl.packaging.wrapping import Limits, Tensor, Wrapper
 from edgedl.types import Content, Layout
 
 PROFILE = "browser-wasm"
@@ -31,29 +31,26 @@ RESERVED = wrapping.words("""
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What runs a format in a browser: its id in the profile, its name, npm package, module of ours, tensor types."""
+    """What runs a format in a browser: its id in the profile, npm package, module of ours, and what it takes."""
 
     id: str
-    name: str
     package: str
     engine: str
-    dtypes: tuple[str, ...]
+    limits: Limits
 
 
 RUNTIMES = {
     "tflite": Runtime(
         id="litert-js",
-        name="LiteRT.js",
         package="@litertjs/core",
         engine="engine_tflite.js",
-        dtypes=("float32", "int32", "uint8"),
+        limits=Limits(runtime="LiteRT.js", dtypes=("float32", "int32", "uint8")),
     ),
     "onnx": Runtime(
         id="onnxruntime-web",
-        name="onnxruntime-web",
         package="onnxruntime-web",
         engine="engine_onnx.js",
-        dtypes=tuple(ARRAYS),
+        limits=Limits(runtime="onnxruntime-web", dtypes=tuple(ARRAYS), free_batch=True),
     ),
 }
 
@@ -68,7 +65,7 @@ class WebPackager:
         """JavaScript modules, their TypeScript types, package.json and a README."""
         told = content.manifest
         runtime = RUNTIMES[told["artifact"]["format"]]
-        wrapped = wrapping.wrapper(told, runtime.dtypes, runtime.name)
+        wrapped = wrapping.wrapper(told, runtime.limits)
         for side, tensors in (("input", wrapped.inputs), ("output", wrapped.outputs)):
             wrapping.check_names(tensors, side, "JavaScript", RESERVED)
         values = _values(wrapped, runtime, content)
@@ -98,7 +95,7 @@ def _package(told: Mapping[str, Any], runtime: Runtime) -> dict[str, Any]:
     package = {
         "name": told["name"],
         "version": told["version"],
-        "description": f"The model {told['name']} for {runtime.name}, packaged by edgedl",
+        "description": f"The model {told['name']} for {runtime.limits.runtime}, packaged by edgedl",
         "type": "module",
         "exports": {
             ".": {"types": "./index.d.ts", "default": "./index.js"},
@@ -128,7 +125,7 @@ def _values(wrapped: Wrapper, runtime: Runtime, content: Content) -> dict[str, s
         "NAME": wrapped.name,
         "VERSION": wrapped.version,
         "MODEL": wrapped.model,
-        "ENGINE": runtime.name,
+        "ENGINE": runtime.limits.runtime,
         "FILES": "\n".join(
             f"  {json.dumps(f)}: new URL({json.dumps('./model/' + f)}, import.meta.url)," for f in files
         ),

@@ -22,6 +22,15 @@ SAMPLE_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a runtime takes: its name, the types of its tensors, and whether a file may leave the batch open."""
+
+    runtime: str
+    dtypes: tuple[str, ...]
+    free_batch: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tensor:
     """One input or output as the app sees it: `shape` without the batch, `dtype` of the values it gives or gets."""
 
@@ -63,15 +72,15 @@ def render(platform: str, file: str, values: Mapping[str, str]) -> str:
     return WORD.sub(lambda found: values[found[1]], text)
 
 
-def wrapper(manifest: Mapping[str, Any], dtypes: Collection[str], runtime: str) -> Wrapper:
-    """What a wrapper on `runtime`, whose tensors may be of `dtypes`, is written from.
+def wrapper(manifest: Mapping[str, Any], limits: Limits) -> Wrapper:
+    """What a wrapper is written from.
 
     Raises InputError for a batch or a free size, UnsupportedError for a type or a step that wrappers do not have.
     """
     embedded = bool(manifest["embedded"])
     for side in ("input", "output"):
         for spec in manifest[f"{side}s"]:
-            _check_tensor(side, spec, dtypes, runtime)
+            _check_tensor(side, spec, limits)
     return Wrapper(
         name=manifest["name"],
         version=manifest["version"],
@@ -112,17 +121,24 @@ def shown_steps(wrapped: Wrapper) -> str:
     return ", then ".join(texts) or "nothing"
 
 
-def _check_tensor(side: str, spec: Mapping[str, Any], dtypes: Collection[str], runtime: str) -> None:
+def _check_tensor(side: str, spec: Mapping[str, Any], limits: Limits) -> None:
     where = f"{side} {spec['name']!r}"
     free = side == "input" and None in spec["shape"][1:]
     if free or spec["shape"][:1] not in ([1], [None]):
-        message = (
-            f"{where} has shape {spec['shape']}: wrappers feed one sample of a fixed shape; export with --shape 1,..."
-        )
+        message = f"{where} has shape {_sizes(spec)}: wrappers feed one sample of a fixed shape; export with --shape"
         raise InputError(message)
-    if spec["dtype"] not in dtypes:
-        message = f"{where} is {spec['dtype']}, {runtime} takes {', '.join(dtypes)}; export with --io float"
+    if side == "input" and spec["shape"][0] is None and not limits.free_batch:
+        message = f"{where} has shape {_sizes(spec)}, and {limits.runtime} takes no free batch; export with --shape"
+        raise InputError(message)
+    if spec["dtype"] not in limits.dtypes:
+        message = (
+            f"{where} is {spec['dtype']}, {limits.runtime} takes {', '.join(limits.dtypes)}; export with --io float"
+        )
         raise UnsupportedError(message)
+
+
+def _sizes(spec: Mapping[str, Any]) -> str:
+    return f"[{', '.join('any' if size is None else str(size) for size in spec['shape'])}]"
 
 
 def _tensor(spec: Mapping[str, Any], *, real: bool) -> Tensor:

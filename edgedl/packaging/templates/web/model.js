@@ -37,7 +37,7 @@ export class Model {
   async run(samples) {
     const fed = {};
     for (const spec of this.manifest.inputs) {
-      if (!(spec.name in samples)) throw new Error(`input "${spec.name}" is missing`);
+      if (samples[spec.name] == null) throw new Error(`input "${spec.name}" is missing`);
       const sample = preprocess(this.manifest.preprocessing, sampleOf(samples[spec.name], spec));
       fed[spec.name] = this.fed(spec, sample.data, sample.shape);
     }
