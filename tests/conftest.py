@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,4 +100,58 @@ def data(tmp_path_factory):
     for name, count, seed in (("train", 300, 0), ("test", 400, 1)):
         x, y = samples(count, seed)
         np.savez_compressed(folder / f"{name}.npz", x=x, y=y)
+    return folder
+
+
+def _network(keras):
+    image = keras.Input((8, 8, 1), name="image")
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(3, activation="softmax", name="kind")(x))
+
+
+def _two_by_two(keras):
+    left, right = keras.Input((4,), name="left"), keras.Input((2,), name="right")
+    both = keras.layers.Concatenate()([left, right])
+    return keras.Model(
+        [left, right], {"angle": keras.layers.Dense(1, name="angle")(both), "kind": keras.layers.Dense(3)(both)}
+    )
+
+
+def _open(keras):
+    image = keras.Input((None, None, 1), name="image")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3, padding="same")(image))
+    return keras.Model(image, x)
+
+
+@pytest.fixture(scope="session")
+def tflites(tmp_path_factory):
+    """float.tflite, int8.tflite (int8 inputs and outputs), pixels.tflite (uint8 ones), two.tflite, open.tflite.
+
+    Not by edgedl's exporter: what it packs may come from anywhere.
+    """
+    import keras
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("tflite")
+    keras.utils.set_random_seed(0)
+
+    def convert(name, model, io=None):
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        if io:
+            rng = np.random.default_rng(0)
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([rng.random((1, 8, 8, 1), np.float32)] for _ in range(8))
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = io
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TensorFlow's about the statistics of quantized inputs
+            (folder / f"{name}.tflite").write_bytes(converter.convert())
+
+    network = _network(keras)
+    convert("float", network)
+    convert("int8", network, tf.int8)
+    convert("pixels", network, tf.uint8)
+    convert("two", _two_by_two(keras))
+    convert("open", _open(keras))
     return folder

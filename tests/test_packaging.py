@@ -3,7 +3,6 @@
 import json
 import shutil
 import struct
-import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from packages import manifest_of
 
 from edgedl import artifacts, packaging, pipeline, plugins, worker
 from edgedl.data import file_sha256
@@ -22,55 +22,9 @@ LABELS = ("round", "square", "other")
 SCALE = {"op": "scale", "factor": 0.5, "offset": 1.0}
 
 
-def _network(keras):
-    image = keras.Input((8, 8, 1), name="image")
-    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(image)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(image, keras.layers.Dense(3, activation="softmax", name="kind")(x))
-
-
-def _two_by_two(keras):
-    left, right = keras.Input((4,), name="left"), keras.Input((2,), name="right")
-    both = keras.layers.Concatenate()([left, right])
-    return keras.Model(
-        [left, right], {"angle": keras.layers.Dense(1, name="angle")(both), "kind": keras.layers.Dense(3)(both)}
-    )
-
-
-def _open(keras):
-    image = keras.Input((None, None, 1), name="image")
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3, padding="same")(image))
-    return keras.Model(image, x)
-
-
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """float.tflite, int8.tflite (int8 inputs and outputs), pixels.tflite (uint8 ones), two.tflite, open.tflite."""
-    import keras
-    import tensorflow as tf
-
-    folder = tmp_path_factory.mktemp("tflite")
-    keras.utils.set_random_seed(0)
-
-    def convert(name, model, io=None):
-        converter = tf.lite.TFLiteConverter.from_keras_model(model)
-        if io:
-            rng = np.random.default_rng(0)
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = lambda: ([rng.random((1, 8, 8, 1), np.float32)] for _ in range(8))
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = converter.inference_output_type = io
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of TensorFlow's about the statistics of quantized inputs
-            (folder / f"{name}.tflite").write_bytes(converter.convert())
-
-    network = _network(keras)
-    convert("float", network)
-    convert("int8", network, tf.int8)
-    convert("pixels", network, tf.uint8)
-    convert("two", _two_by_two(keras))
-    convert("open", _open(keras))
-    return folder
+def files(tflites):
+    return tflites
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +49,13 @@ def _sidecar(artifact, folder, **lineage):
     return copied
 
 
-def _manifest(package):
-    with zipfile.ZipFile(package) as archive:
-        return json.loads(archive.read("manifest.json"))
-
-
 def _array(package, name):
     with zipfile.ZipFile(package) as archive, archive.open(name) as f:
         return np.load(f)
 
 
 def test_pack_manifest_says_what_the_artifact_is(files, package):
-    found = _manifest(package)
+    found = manifest_of(package)
     jsonschema.Draft202012Validator(schema.load("package_manifest")).validate(found)
     content = (files / "int8.tflite").read_bytes()
     assert package.name == "int8-1.0.0.zip"
@@ -146,7 +95,7 @@ def test_pack_golden_outputs_are_what_the_artifact_gives(files, package):
     from ai_edge_litert.interpreter import Interpreter
 
     inputs, outputs = _array(package, "golden/input_0.npy"), _array(package, "golden/output_0.npy")
-    spec = _manifest(package)["inputs"][0]
+    spec = manifest_of(package)["inputs"][0]
     scale, zero_point = spec["scale"][0], spec["zero_point"][0]
     assert inputs.dtype == np.float32
     assert inputs.min() == pytest.approx((-128 - zero_point) * scale, abs=3 * scale)
@@ -170,7 +119,7 @@ def test_pack_draws_golden_inputs_from_the_data_after_its_preprocessing(files, d
         f"[[preprocess]]\n{step}"
     )
     made = _pack(files / "int8.tflite", tmp_path / "out", data=str(tmp_path / "d.toml"), seed=3)
-    found = _manifest(made)
+    found = manifest_of(made)
     assert [s["op"] for s in found["preprocessing"]] == ["cast", "scale"]
     assert found["lineage"]["preprocessing"] == found["preprocessing"]
     assert found["labels"] == ["a", "b", "c"]
@@ -188,7 +137,7 @@ def test_pack_feeds_a_model_with_preprocessing_inside_the_raw_samples(files, dat
         f'data = "{data}/test.npz"\n[[preprocess]]\nop = "scale"\nfactor = 0.5\noffset = 1.0\n'
     )
     made = _pack(artifact, tmp_path / "out", data=str(tmp_path / "d.toml"))
-    drawn, found = _array(made, "golden/input_0.npy"), _manifest(made)
+    drawn, found = _array(made, "golden/input_0.npy"), manifest_of(made)
     assert drawn.dtype == np.uint8
     assert all((np.load(data / "test.npz")["x"] == one).all(axis=(1, 2, 3)).any() for one in drawn)
     assert (found["embedded"], found["preprocessing"]) == ([SCALE], [])
@@ -210,7 +159,7 @@ def test_pack_refuses_other_preprocessing_than_the_artifact_was_exported_with(fi
 
 def test_pack_takes_several_inputs_and_outputs(files, tmp_path):
     made = _pack(files / "two.tflite", tmp_path, name="two-heads", version="2.1.0-rc.1")
-    found = _manifest(made)
+    found = manifest_of(made)
     assert made.name == "two-heads-2.1.0-rc.1.zip"
     assert sorted(found["golden"]["inputs"]) == ["left", "right"]
     assert sorted(found["golden"]["outputs"]) == sorted(spec["name"] for spec in found["outputs"])
@@ -259,9 +208,9 @@ def test_pack_refuses_labels_that_do_not_fit(files, tmp_path, text, message):
 def test_pack_reads_labels_of_windows_and_those_of_the_artifact(files, tmp_path):
     (tmp_path / "l.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\nc")
     made = _pack(files / "int8.tflite", tmp_path, labels=str(tmp_path / "l.txt"))
-    assert _manifest(made)["labels"] == ["a", "b", "c"]
+    assert manifest_of(made)["labels"] == ["a", "b", "c"]
     artifact = _sidecar(files / "int8.tflite", tmp_path, labels=LABELS)
-    assert _manifest(_pack(artifact, tmp_path / "own"))["labels"] == list(LABELS)
+    assert manifest_of(_pack(artifact, tmp_path / "own"))["labels"] == list(LABELS)
 
 
 def test_labels_of_two_classes_fit_one_value():
@@ -294,7 +243,7 @@ def test_pack_takes_the_report_of_this_artifact_alone(files, tmp_path):
         _pack(artifact, tmp_path / "out", report=str(path))
     path.write_text(json.dumps({"verdict": "pass", "reports": [_report(1), _report(size)]}))
     made = _pack(artifact, tmp_path / "out", report=str(path))
-    assert _manifest(made)["report"] == "report.json"
+    assert manifest_of(made)["report"] == "report.json"
     with zipfile.ZipFile(made) as archive:
         assert archive.read("report.json") == path.read_bytes()
 

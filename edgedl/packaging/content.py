@@ -13,7 +13,7 @@ sbom.cdx.json         the bill of materials, CycloneDX
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedl import artifacts, worker
-from edgedl.errors import InputError
+from edgedl.errors import EdgedlError, InputError
 from edgedl.packaging import bom, card, golden, interface, manifest, results
 from edgedl.packaging.card import Card
 from edgedl.packaging.golden import Inputs
@@ -47,11 +47,11 @@ class Sources:
     seed: int
 
 
-def make(sources: Sources) -> Content:
+def make(sources: Sources, said: Callable[[str], None]) -> Content:
     """The content in a scratch folder, and the draft of its manifest. Raises InputError, PluginError."""
     found, info = artifacts.read(sources.artifact)
     report = results.find(sources.report, found) if sources.report else None
-    runtime, runtime_version = golden.runtime_for(found.format)
+    runtimes = golden.runtimes_for(found.format)
     inputs = (
         golden.from_data(found, sources.data, sources.seed) if sources.data else golden.from_seed(found, sources.seed)
     )
@@ -61,8 +61,8 @@ def make(sources: Sources) -> Content:
     facts = manifest.Facts(
         name=sources.name,
         version=sources.version or FIRST,
-        golden=_write_golden(ours, runtime, inputs, folder),
-        runtime={"name": runtime.name, "version": runtime_version, "minimum": None},
+        golden=_write_golden(ours, runtimes, inputs, folder, said),
+        runtime={"name": runtimes[0][0].name, "version": runtimes[0][1], "minimum": None},
         targets=sources.targets,
         results=results.summary(report) if report else None,
         card=sources.card,
@@ -129,22 +129,52 @@ def _write_facts(artifact: Artifact, content: Path, report: Path | None) -> None
         shutil.copyfile(report, content / manifest.REPORT)
 
 
-def _write_golden(artifact: Artifact, runtime: AgentRuntime, inputs: Inputs, content: Path) -> dict[str, Any]:
-    """The .npy files, and what the manifest says of them. Raises InputError where an output is not finite."""
+def _write_golden(
+    artifact: Artifact,
+    runtimes: Sequence[tuple[AgentRuntime, str]],
+    inputs: Inputs,
+    content: Path,
+    said: Callable[[str], None],
+) -> dict[str, Any]:
+    """The .npy files, and what the manifest says of them. Raises InputError where an output is not finite.
+
+    The first runtime's outputs are the golden ones. Every other has its own, since kernels of runtimes round otherwise.
+    """
     folder = _made(content / "golden")
     files = _saved(inputs.arrays, folder, "input")
-    outputs = golden.run(artifact, runtime, files)
+    outputs = golden.run(artifact, runtimes[0][0], files)
     for name, values in outputs.items():
         if not np.isfinite(values).all():
             message = f"{artifact.path.name}: output {name!r} is not finite on the golden samples; name --data"
             raise InputError(message)
+    tolerance = {spec.name: golden.tolerance(spec, artifact.scheme) for spec in artifact.outputs}
+    others = {}
+    for runtime, version in runtimes[1:]:
+        try:
+            found = golden.run(artifact, runtime, files)
+        except EdgedlError as e:
+            said(f"{runtime.name} {version} does not run it: {e}")
+            continue
+        places = _places(_saved(found, folder, f"{runtime.name}_output"))
+        others[runtime.name] = {"version": version, "outputs": places}
+        for spec in artifact.outputs:
+            unit, limit = tolerance[spec.name]["unit"], tolerance[spec.name]["value"]
+            off = golden.difference(spec, unit, outputs[spec.name], found[spec.name])
+            if off > limit:
+                said(f"output {spec.name!r} of {runtime.name} is up to {off:.3g} {unit} from {runtimes[0][0].name}'s")
     return {
         "samples": len(next(iter(inputs.arrays.values()))),
         "source": inputs.source,
-        "inputs": {name: f"{folder.name}/{path.name}" for name, path in files.items()},
-        "outputs": {name: f"{folder.name}/{path.name}" for name, path in _saved(outputs, folder, "output").items()},
-        "tolerance": {spec.name: golden.tolerance(spec, artifact.scheme) for spec in artifact.outputs},
+        "inputs": _places(files),
+        "outputs": _places(_saved(outputs, folder, "output")),
+        "tolerance": tolerance,
+        "runtimes": others,
     }
+
+
+def _places(files: Mapping[str, Path]) -> dict[str, str]:
+    """Files of the folder `golden` by name, as the manifest names them."""
+    return {name: f"{path.parent.name}/{path.name}" for name, path in files.items()}
 
 
 def _saved(arrays: Mapping[str, NDArray[Any]], folder: Path, side: str) -> dict[str, Path]:

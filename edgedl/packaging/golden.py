@@ -48,22 +48,36 @@ class Inputs:
     labels: tuple[str, ...] = ()
 
 
-def runtime_for(format_: str, preferred: str | None = None) -> tuple[AgentRuntime, str]:
-    """A runtime that starts here, the preferred one first, and its version. Raises PluginError."""
-    chosen, why = artifacts.runtime_for(format_), ""
-    for name in sorted(artifacts.runtimes(format_), key=lambda n: n != preferred):
-        chosen = artifacts.runtime_for(format_, name)
-        found = worker.call(
-            "info",
-            {"runtimes": [name]},
-            child=artifacts.child_of(chosen),
-            interpreter=artifacts.interpreter_of(chosen),
-        )["runtimes"][name]
-        if found["version"]:
-            return chosen, found["version"]
-        why = f"{why}; {name}: {found['why']}" if why else f"{name}: {found['why']}"
-    message = f"no runtime for {format_!r} starts here: {why}. Try: {chosen.install}"
-    raise PluginError(message)
+def runtimes_for(format_: str) -> list[tuple[AgentRuntime, str]]:
+    """The runtimes of a format that start here, with their versions. Raises PluginError where there is none."""
+    names = artifacts.runtimes(format_) or [artifacts.runtime_for(format_).name]
+    chosen = [artifacts.runtime_for(format_, name) for name in names]
+    found = [(runtime, *_started(runtime)) for runtime in chosen]
+    working = [(runtime, version) for runtime, version, _ in found if version]
+    if not working:
+        why = "; ".join(f"{runtime.name}: {reason}" for runtime, _, reason in found)
+        message = f"no runtime for {format_!r} starts here: {why}. Try: {chosen[-1].install}"
+        raise PluginError(message)
+    return working
+
+
+def runtime_for(format_: str, preferred: str) -> tuple[AgentRuntime, str]:
+    """A runtime that starts here, the preferred one where it does, and its version. Raises PluginError."""
+    names = artifacts.runtimes(format_)
+    if preferred in names:
+        runtime = artifacts.runtime_for(format_, preferred)
+        version, _ = _started(runtime)
+        if version:
+            return runtime, version
+    return runtimes_for(format_)[0]
+
+
+def _started(runtime: AgentRuntime) -> tuple[str | None, str]:
+    """The version of a runtime that starts, else why it does not."""
+    asked = {"runtimes": [runtime.name]}
+    child, interpreter = artifacts.child_of(runtime), artifacts.interpreter_of(runtime)
+    found = worker.call("info", asked, child=child, interpreter=interpreter)["runtimes"][runtime.name]
+    return found["version"], found["why"]
 
 
 def from_data(artifact: Artifact, source: str, seed: int) -> Inputs:

@@ -144,7 +144,14 @@ def _contradictions(found: dict[str, Any]) -> list[str]:
     """What the parts of a manifest that follows the schema say against each other."""
     golden, files = found["golden"], found["files"]
     problems = []
-    named = [found["artifact"]["file"], *golden["inputs"].values(), *golden["outputs"].values(), found["report"]]
+    others = [file for one in golden["runtimes"].values() for file in one["outputs"].values()]
+    named = [
+        found["artifact"]["file"],
+        *golden["inputs"].values(),
+        *golden["outputs"].values(),
+        *others,
+        found["report"],
+    ]
     problems += [f"{file[:80]!r} is not among the files" for file in named if file is not None and file not in files]
     if files.get(found["artifact"]["file"]) != found["artifact"]["sha256"]:
         problems.append("artifact.sha256 is not the one among the files")
@@ -152,6 +159,12 @@ def _contradictions(found: dict[str, Any]) -> list[str]:
         names = sorted(spec["name"] for spec in found[side])
         wrong = [part for part in parts if sorted(golden[part]) != names]
         problems += [f"golden.{part} is for {sorted(golden[part])}, {side} are {names}" for part in wrong]
+    outputs = sorted(spec["name"] for spec in found["outputs"])
+    for name, one in golden["runtimes"].items():
+        if sorted(one["outputs"]) != outputs:
+            problems.append(
+                f"golden.runtimes.{name[:80]}.outputs is for {sorted(one['outputs'])}, outputs are {outputs}"
+            )
     for key in ("labels", "preprocessing", "embedded"):
         if found[key] != found["lineage"].get(key, []):
             problems.append(f"{key} is not that of lineage")

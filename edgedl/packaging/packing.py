@@ -64,7 +64,8 @@ def pack(request: Request, said: Callable[[str], None] = lambda _: None) -> list
             version=request.version,
             previous=previous,
             seed=request.seed,
-        )
+        ),
+        said,
     )
     if key:
         made = replace(made, public_key=key.public_key().public_bytes_raw())
