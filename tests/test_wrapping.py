@@ -10,7 +10,7 @@ from wrappers import cases
 
 from edgedl import types
 from edgedl.errors import InputError, UnsupportedError
-from edgedl.packaging import android, web, wrapping
+from edgedl.packaging import android, ios, web, wrapping
 
 TENSOR = {"name": "image", "dtype": "float32", "shape": [1, 8, 8, 1], "scale": [], "zero_point": [], "axis": None}
 
@@ -26,7 +26,7 @@ def content(folder, **told):
     return types.Content(folder=folder, manifest=manifest(**told))
 
 
-@pytest.fixture(params=[android.AndroidPackager, web.WebPackager])
+@pytest.fixture(params=[android.AndroidPackager, ios.IosPackager, web.WebPackager])
 def packager(request):
     return request.param()
 
@@ -51,14 +51,9 @@ def packager(request):
         ),
         ({"inputs": [TENSOR | {"shape": [1, None, 8, 1]}]}, InputError, r"input 'image' has shape \[1, any, 8, 1\]"),
         (
-            {"inputs": [TENSOR | {"shape": [None, 8, 8, 1]}]},
-            InputError,
-            r"input 'image' has shape \[any, 8, 8, 1\], and LiteRT.* takes no free batch; export with --shape",
-        ),
-        (
             {"inputs": [TENSOR | {"dtype": "int16"}]},
             UnsupportedError,
-            r"input 'image' is int16, LiteRT.* takes .*; export with --io float",
+            r"input 'image' is int16, .* takes .*; export with --io float",
         ),
         (
             {"preprocessing": [{"op": "mfcc", "sample_rate_hz": 16000}]},
@@ -83,9 +78,18 @@ def test_no_wrapper_for_what_it_cannot_say_or_do(packager, told, error, message,
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("litert", [android.AndroidPackager(), web.WebPackager()])
+def test_litert_takes_no_free_batch(litert, tmp_path):
+    told = {"inputs": [TENSOR | {"shape": [None, 8, 8, 1]}]}
+    with pytest.raises(InputError, match=r"input 'image' has shape \[any, 8, 8, 1\], and LiteRT.* takes no free batch"):
+        litert.lay_out(content(tmp_path, **told), tmp_path)
+
+
 def test_names_of_a_package_that_a_language_has_for_itself(tmp_path):
     with pytest.raises(InputError, match="--name: 'object' is a word of Kotlin or Java, which no package may have"):
         android.AndroidPackager().lay_out(content(tmp_path, name="object"), tmp_path)
+    with pytest.raises(InputError, match="--name: 'swift' makes Swift, which Swift has already; name another"):
+        ios.IosPackager().lay_out(content(tmp_path, name="swift"), tmp_path)
     with pytest.raises(InputError, match="--name: 'Keyword' is no name for npm: lower-case letters are allowed alone"):
         web.WebPackager().lay_out(content(tmp_path, name="Keyword"), tmp_path)
 
@@ -133,13 +137,21 @@ def test_several_inputs_and_outputs_are_parameters_and_properties(tmp_path, monk
     assert "  angle: Float32Array;" in types_
 
 
-def test_every_word_of_every_template_has_a_value():
-    for file in wrapping.FOLDER.rglob("*"):
-        text = file.read_text() if file.is_file() else ""
-        assert not set(wrapping.WORD.findall(text)) - {
-            "ACCELERATOR", "ASSETS", "ENGINE", "EXAMPLE", "FILE", "FILES", "GIVEN", "INPUTS", "KEY", "LITERT", "MODEL",
-            "NAME", "OUTPUTS", "PACKAGE", "PREDICT", "PREPROCESS", "RESULT", "SAMPLES", "STEPS", "TYPES", "VERSION",
-        }, file  # fmt: skip
+def test_every_template_is_used_and_none_keeps_a_word(tmp_path, monkeypatch):
+    sources = {}
+    monkeypatch.setattr(android.jvm, "compile_", lambda texts, *_: sources.update(texts))
+    steps = [{"op": "grayscale"}]
+    for key, packager in ((None, web.WebPackager()), (None, ios.IosPackager()), (bytes(32), android.AndroidPackager())):
+        for format_ in ("tflite", "onnx"):
+            tree = tmp_path / packager.platform / format_
+            tree.mkdir(parents=True)
+            told = manifest(preprocessing=steps, artifact={"file": "m", "format": format_})
+            packager.lay_out(types.Content(folder=tmp_path, manifest=told, public_key=key), tree)
+    texts = {path.name: path.read_text() for path in tmp_path.rglob("*") if path.suffix not in ("", ".jar")}
+    texts |= {Path(name).name: text for name, text in sources.items()}
+    templates = {file.name for file in wrapping.FOLDER.rglob("*") if file.is_file() and "stubs" not in file.parts}
+    assert templates - {"engine_tflite.js", "engine_onnx.js"} <= set(texts)
+    assert not [name for name, text in texts.items() if wrapping.WORD.search(text)]
 
 
 def test_javascript_preprocesses_as_python_does(tmp_path):
