@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["benchmark", "compress", "export", "inspect", "package", "train", "validate", "verify"]
+__all__ = ["benchmark", "compress", "diff", "export", "inspect", "package", "train", "validate", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from edgedl.errors import EdgedlError
 PACKAGES = (
     "tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-runtime", "onnx",
     "onnxruntime", "tf2onnx", "numpy", "scipy", "matplotlib", "jinja2", "scikit-learn", "pillow",
+    "cryptography", "tflite-micro",
 )  # fmt: skip
 
 
