@@ -24,6 +24,8 @@ def command(as_json: bool) -> None:
         table.add_row(f"runtime {runtime['name']}", runtime["version"] or f"does not start: {runtime['why']}")
     for exporter in found["exporters"]:
         table.add_row(f"exporter {exporter['name']}", ", ".join(exporter["schemes"]) or str(exporter["why"]))
+    for name, path in found["tools"].items():
+        table.add_row(name, path or "not here; --platform android needs it")
     table.add_row("accelerators", ", ".join(found["training"]["gpus"]) or "none, training runs on the CPU")
     table.add_row("cache", found["cache"])
     options.show(table)
