@@ -52,7 +52,11 @@ class AndroidPackager:
         classes = worker.pool().scratch("classes")
         jvm.compile_(_sources(wrapped, values), wrapping.FOLDER / "android" / "stubs", classes, wrapped.name)
         stored_zip.write(classes, tree / "classes.jar")
-        return Layout(file=file, content=f"assets/{values['ASSETS']}".rstrip("/"), notes=_notes(values))
+        return Layout(
+            file=file,
+            content=f"assets/{values['ASSETS']}".rstrip("/"),
+            notes=(*wrapping.notes(told, LIMITS), *_notes(values)),
+        )
 
 
 def package_name(name: str) -> str:
@@ -69,6 +73,8 @@ def _sources(wrapped: Wrapper, values: Mapping[str, str]) -> dict[str, str]:
     names = [f"{name}.java" for name in ALWAYS] + ["Model.kt"]
     if wrapped.steps:
         names.append("Steps.java")
+    if wrapped.steps or values["WRITE"].startswith("Codes"):
+        names.append("Codes.java")
     if wrapped.steps or any(TAKEN[t.dtype] != "FloatArray" for t in wrapped.inputs):
         names.append("Samples.java")
     if values["KEY"]:
@@ -77,9 +83,20 @@ def _sources(wrapped: Wrapper, values: Mapping[str, str]) -> dict[str, str]:
     return {f"{folder}/{name}": wrapping.render("android", name, values) for name in dict.fromkeys(names)}
 
 
+def _conversions(told: Mapping[str, Any]) -> dict[str, str]:
+    """How tensors are written and read: models of float32 tensors alone carry no code for integers."""
+    if all(spec["dtype"] == "float32" for side in ("inputs", "outputs") for spec in told[side]):
+        return {"WRITE": "buffer.writeFloat(values)", "READ": "buffer.readFloat()", "CODES": "sample.values"}
+    return {
+        "WRITE": "Codes.write(this, buffer, values)",
+        "READ": "Codes.read(this, buffer)",
+        "CODES": "Codes.of(sample.values, tensor)",
+    }
+
+
 def _values(wrapped: Wrapper, told: Mapping[str, Any], key: bytes | None, file: str) -> dict[str, str]:
     """The words of the templates."""
-    return {
+    return _conversions(told) | {
         "NAME": wrapped.name,
         "FILE": file,
         "PACKAGE": package_name(wrapped.name),

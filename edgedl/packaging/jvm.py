@@ -48,6 +48,7 @@ def compile_(sources: Mapping[str, str], stubs: Path, out: Path, module: str) ->
     started = [_start(command) for command in commands]
     for process, command in zip(started, commands, strict=True):
         _finish(process, Path(command[0]).name)
+    shutil.rmtree(out / "META-INF", ignore_errors=True)  # Kotlin's list of top-level functions: there is none
 
 
 def _tool(name: str) -> str:

@@ -77,7 +77,8 @@ class WebPackager:
             _write(root / file, (wrapping.FOLDER / "web" / file).read_text(encoding="utf-8"))
         _write(root / "engine.js", (wrapping.FOLDER / "web" / runtime.engine).read_text(encoding="utf-8"))
         _write(root / "package.json", json.dumps(_package(told, runtime), indent=2) + "\n")
-        return Layout(file=f"{told['name']}-{told['version']}.tgz", content=CONTENT)
+        notes = wrapping.notes(told, runtime.limits)
+        return Layout(file=f"{told['name']}-{told['version']}.tgz", content=CONTENT, notes=notes)
 
 
 def _write(path: Path, text: str) -> None:

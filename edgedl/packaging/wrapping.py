@@ -91,6 +91,19 @@ def wrapper(manifest: Mapping[str, Any], limits: Limits) -> Wrapper:
     )
 
 
+def notes(manifest: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
+    """What an app's developer should hear: LiteRT refuses an open batch where the file also says that it has a rank.
+
+    Older converters leave that flag out (`has_rank` in TFLite's schema.fbs), newer ones set it; edgedl fixes the batch.
+    """
+    free = [spec["name"] for spec in manifest["inputs"] if spec["shape"][0] is None and not limits.free_batch]
+    return tuple(
+        f"input {name!r} leaves the batch open, which {limits.runtime} refuses in files of newer converters: "
+        "try selfTest() first, or export with edgedl, which fixes it"
+        for name in free
+    )
+
+
 def camel_case(name: str) -> str:
     """`keyword-int8` as KeywordInt8."""
     return "".join(part[:1].upper() + part[1:] for part in re.split(r"[_.-]+", name))
@@ -126,9 +139,6 @@ def _check_tensor(side: str, spec: Mapping[str, Any], limits: Limits) -> None:
     free = side == "input" and None in spec["shape"][1:]
     if free or spec["shape"][:1] not in ([1], [None]):
         message = f"{where} has shape {_sizes(spec)}: wrappers feed one sample of a fixed shape; export with --shape"
-        raise InputError(message)
-    if side == "input" and spec["shape"][0] is None and not limits.free_batch:
-        message = f"{where} has shape {_sizes(spec)}, and {limits.runtime} takes no free batch; export with --shape"
         raise InputError(message)
     if spec["dtype"] not in limits.dtypes:
         message = (

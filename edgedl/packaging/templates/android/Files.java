@@ -24,9 +24,7 @@ final class Files {
   }
 
   byte[] read(String name) throws IOException {
-    try (InputStream in = assets == null ? new FileInputStream(folder + name) : assets.open(folder + name)) {
-      return all(in, Long.MAX_VALUE);
-    }
+    return all(assets == null ? new FileInputStream(folder + name) : assets.open(folder + name), Long.MAX_VALUE);
   }
 
   JSONObject json(String name) throws IOException, JSONException {
@@ -40,13 +38,16 @@ final class Files {
     return CompiledModel.create(assets, folder + name, options);
   }
 
+  /** The bytes of a stream, which is closed then; at most so many. */
   static byte[] all(InputStream in, long most) throws IOException {
     ByteArrayOutputStream out = new ByteArrayOutputStream();
     byte[] block = new byte[65536];
-    for (int n = in.read(block); n >= 0; n = in.read(block)) {
-      out.write(block, 0, n);
-      if (out.size() > most) throw new IOException("too large");
+    try {
+      for (int n = in.read(block); n >= 0 && out.size() <= most; n = in.read(block)) out.write(block, 0, n);
+    } finally {
+      in.close();
     }
+    if (out.size() > most) throw new IOException("too large");
     return out.toByteArray();
   }
 }

@@ -49,7 +49,7 @@ final class Steps {
     if (!type.equals("float32")) {
       boolean isFloat = sample.type.equals("float32");
       for (int i = 0; i < values.length; i++) {
-        values[i] = Tensor.saturated(isFloat ? (float) Math.floor(values[i] + 0.5f) : values[i], type);
+        values[i] = Codes.saturated(isFloat ? (float) Math.floor(values[i] + 0.5f) : values[i], type);
       }
     }
     return new Sample(values, sample.shape, type);

@@ -5,7 +5,6 @@ import java.io.ByteArrayOutputStream;
 import java.io.File;
 import java.io.FileOutputStream;
 import java.io.IOException;
-import java.io.InputStream;
 import java.io.OutputStream;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;
@@ -185,9 +184,7 @@ final class Store {
   private static byte[] read(ZipFile zip, String name) throws IOException {
     ZipEntry entry = zip.getEntry(name);
     check(entry != null, name + " is missing");
-    try (InputStream in = zip.getInputStream(entry)) {
-      return Files.all(in, MOST_BYTES);
-    }
+    return Files.all(zip.getInputStream(entry), MOST_BYTES);
   }
 
   private void write(String name, byte[] bytes) throws IOException {

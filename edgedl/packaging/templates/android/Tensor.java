@@ -14,7 +14,7 @@ final class Tensor {
   final int[] shape;
   final boolean isQuantized;
   final float scale;
-  private final int zeroPoint;
+  final int zeroPoint;
 
   Tensor(JSONObject json) throws JSONException {
     name = json.getString("name");
@@ -27,48 +27,13 @@ final class Tensor {
     zeroPoint = isQuantized ? json.getJSONArray("zero_point").getInt(0) : 0;
   }
 
-  /** Real values as what the tensor stores: round(value / scale) + zero point, half to even, saturated. */
-  float[] quantized(float[] values) {
-    float[] codes = new float[values.length];
-    for (int i = 0; i < codes.length; i++) {
-      codes[i] = saturated((float) Math.rint(values[i] / scale) + zeroPoint, type);
-    }
-    return codes;
-  }
-
-  /** A number of an integer type, such as uint8. */
-  static float saturated(float value, String type) {
-    int bits = Integer.parseInt(type.substring(type.indexOf('t') + 1));
-    double low = type.charAt(0) == 'u' ? 0 : -Math.pow(2, bits - 1);
-    return (float) Math.max(low, Math.min(low + Math.pow(2, bits) - 1, value));
-  }
-
   void write(TensorBuffer buffer, float[] values) {
-    if (type.equals("float32")) {
-      buffer.writeFloat(values);
-    } else if (type.equals("int32")) {
-      int[] codes = new int[values.length];
-      for (int i = 0; i < codes.length; i++) codes[i] = (int) values[i];
-      buffer.writeInt(codes);
-    } else {
-      byte[] codes = new byte[values.length];
-      for (int i = 0; i < codes.length; i++) codes[i] = (byte) values[i];
-      buffer.writeInt8(codes);
-    }
+    __WRITE__;
   }
 
   /** The real values of what the tensor stores. */
   float[] read(TensorBuffer buffer) {
-    if (type.equals("float32")) return buffer.readFloat();
-    boolean isInt = type.equals("int32");
-    int[] ints = isInt ? buffer.readInt() : null;
-    byte[] bytes = isInt ? null : buffer.readInt8();
-    float[] values = new float[isInt ? ints.length : bytes.length];
-    for (int i = 0; i < values.length; i++) {
-      int code = isInt ? ints[i] : type.equals("uint8") ? bytes[i] & 0xFF : bytes[i];
-      values[i] = (code - zeroPoint) * scale;
-    }
-    return values;
+    return __READ__;
   }
 
   /** The samples of a golden .npy file: of our type, or float32, or whole numbers from 0 to 255 as uint8. */
