@@ -1,4 +1,5 @@
-"""Contract checks for plugin authors: what the rest of edgedl takes for granted of an exporter, a runtime, a metric.
+"""Contract checks for plugin authors: what the rest of edgedl takes for granted of an exporter, a runtime, a packager,
+a metric.
 
     from edgedl import testing
 
@@ -19,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedl import agent, artifacts, data, exporting, model_file, plugins, worker
+from edgedl import agent, artifacts, data, exporting, model_file, packaging, plugins, worker
 from edgedl.errors import EdgedlError, InputError, UnsupportedError
 from edgedl.exporting import Calibration
 from edgedl.model_file import ModelFile
-from edgedl.types import AgentRuntime, Artifact, Exporter, ExportOptions, Metric, Scheme, TensorSpec, to_json
+from edgedl.types import AgentRuntime, Artifact, Exporter, ExportOptions, Metric, Packager, Scheme, TensorSpec, to_json
 from edgedl.validation import evaluate, metrics
 from edgedl.validation.evaluate import Setting
 
@@ -87,6 +88,30 @@ def check_runtime(name: str, artifact: Path) -> None:
         names, seen = [s.name for s in specs], [s["name"] for s in loaded[side]]
         _require(sorted(seen) == sorted(names), f"runtime {name}: describes {side} {names}, and loads {seen}")
     _check_runs(name, runtime, told)
+
+
+def check_packager(name: str, artifact: Path, folder: Path) -> None:
+    """The packager `name` packs `artifact` below the empty `folder`, twice alike, and `edgedl verify` finds it whole.
+
+    Raises ContractError.
+    """
+    packager: Packager = plugins.load("packagers", name)
+    own = packager.platform
+    _require(own == name, f"packager {name}: its platform is {own!r}; the name of the entry point and it must agree")
+    good = isinstance(packager.formats, tuple)
+    _require(good, f"packager {name}: formats must be a tuple, empty for any, got {packager.formats!r}")
+    made = []
+    for turn in ("first", "second"):
+        asked = packaging.Request(artifact=artifact, platforms=(name,), out=folder / turn)
+        try:
+            made += packaging.pack(asked)
+        except (OSError, EdgedlError) as e:
+            message = f"packager {name}: {type(e).__name__}: {e}"
+            raise ContractError(message) from e
+    same = made[0].read_bytes() == made[1].read_bytes()
+    _require(same, f"packager {name}: the same artifact gives other bytes the second time")
+    findings = packaging.verify(made[0])["findings"]
+    _require(not findings, f"packager {name}: edgedl verify says: {'; '.join(findings)}")
 
 
 def check_metric(name: str, outputs: NDArray[Any], targets: NDArray[Any]) -> None:

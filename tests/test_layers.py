@@ -11,9 +11,9 @@ FLOORS = [
     {"models", "graph", "model_file", "artifacts", "fitting"},
     {"compression", "training", "exporting", "inspection", "doctor"},
     {"validation"},
-    {"reporting", "testing", "stepwise"},
+    {"reporting", "stepwise"},
     {"packaging"},
-    {"pipeline"},
+    {"pipeline", "testing"},
     {"pipeline_file", "runs", "demo"},
     {"cli"},
 ]  # fmt: skip

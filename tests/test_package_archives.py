@@ -5,8 +5,10 @@ import json
 import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
+from fences import fences
 from packages import TgzPackager, manifest_of, repacked, tgz, unpacked
 
 from edgedl import packaging, pipeline, plugins
@@ -212,3 +214,19 @@ def test_platform_that_does_not_take_a_format_says_so(tflites, own_platform, tmp
 def test_package_json_lists_the_files(tflites, tmp_path, cli):
     done = cli("package", tflites / "int8.tflite", "--platform", "zip", "-o", tmp_path / "out", "--json")
     assert json.loads(done.out) == {"packages": [str(tmp_path / "out/int8-1.0.0.zip")]}
+
+
+def test_packager_of_the_plugins_readme_is_one(tflites, tmp_path, monkeypatch):
+    (text,) = (f.text for f in fences(Path(__file__).parents[1] / "plugins/README.md") if "class Apk" in f.text)
+    names = {"Layout": Layout}
+    exec(text, names)  # noqa: S102  our own text
+    real = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda group, name: names["Apk"]() if name == "apk" else real(group, name))
+    said = []
+    (made,) = pipeline.package(tflites / "int8.tflite", platforms=["apk"], out=tmp_path / "out", said=said.append)
+    assert made.name == "int8-1.0.0.zip"
+    assert "unpack it" in said
+    assert _findings(made) == []
+    with zipfile.ZipFile(made) as archive:
+        assert archive.read("HOW_TO.txt") == b"Load int8.tflite."
+        assert "assets/model/manifest.json" in archive.namelist()

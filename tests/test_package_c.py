@@ -134,7 +134,7 @@ def test_arena_and_golden_outputs_are_those_of_tflm(tree, tflites):
     with pytest.raises(RuntimeError):
         runtime.Interpreter.from_bytes(file, arena_size=arena - tflm.STEP_BYTES)
     inputs, outputs = _golden(tree)
-    assert len(np.unique(inputs)) > 100
+    assert len(np.unique(inputs)) > 10
     for given, expected in zip(inputs, outputs, strict=True):
         model.set_input(given.reshape(1, 8, 8, 1), 0)
         model.invoke()

@@ -161,6 +161,39 @@ def test_diff_writes_the_release_note(package, tmp_path, cli):
     assert "- Operator MEAN version" in done.out
 
 
+def test_diff_prints_nothing_that_a_terminal_obeys(package, tmp_path, cli):
+    def change(found):
+        found["ops"][0]["name"] = "\x1b[31mADD\nPASS"
+        found["results"]["classes"][0] |= {"label": "\x1b]0;title\x07", "recall": 0.1}
+
+    done = cli("diff", package, _next(package, tmp_path, change), "--max-drop", "1pp")
+    assert "Operator ?[31mADD?PASS version" in done.out
+    assert "\x1b" not in done.out + done.err
+    assert "\x07" not in done.out + done.err
+
+
+def test_diff_compares_no_times_of_a_host(package, tmp_path, cli):
+    def with_times(value):
+        def change(found):
+            times = [c for c in found["results"]["checks"] if c["name"] == "latency_ms"]
+            for method in ("measured-host", "measured-device"):
+                found["results"]["checks"].append(times[0] | {"measured": value, "method": method})
+
+        return change
+
+    before, after = (_next(package, tmp_path / str(value), with_times(value)) for value in (2.0, 1.0))
+    lines = [line for line in cli("diff", before, after).out.splitlines() if "latency_ms" in line]
+    assert lines == ["- latency_ms on nucleo: 2.00 ms to 1.00 ms (-50.0%), measured-device."]
+
+
+def test_diff_tells_sizes_apart_that_round_alike(package, tmp_path, cli):
+    before, after = (
+        _next(package, tmp_path / str(size), lambda m, size=size: m["artifact"].update(compressed_bytes=size))
+        for size in (11_262, 11_263)
+    )
+    assert "- compressed_bytes: 11,262 bytes to 11,263 bytes (+0.0%), static." in cli("diff", before, after).out
+
+
 def test_diff_of_a_package_with_itself_says_so(package, cli):
     done = cli("diff", package, package, "--max-drop", "0")
     assert (done.code, done.err) == (0, "")

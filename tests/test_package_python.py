@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emulation import needs_arm64, run_on_arm64
 from packages import unpacked
 
 from edgedl import packaging, pipeline
@@ -59,6 +60,13 @@ def test_wheel_runs_its_golden_samples_in_a_fresh_environment(python):
     found = json.loads(done.stdout)
     assert (found["passed"], found["unchanged"]) == (True, True)
     assert found["runtime"] == found["golden_outputs_of"] == "tflite-runtime"
+    assert [o["difference"] for o in found["outputs"]] == [0]
+
+
+@needs_arm64
+def test_wheel_runs_its_golden_samples_on_an_emulated_arm64_core(wheel, tmp_path):
+    found = run_on_arm64(wheel, "key_word_model", tmp_path, "ai_edge_litert", "flatbuffers")
+    assert (found["passed"], found["runtime"], found["golden_outputs_of"]) == (True, "litert", "litert")
     assert [o["difference"] for o in found["outputs"]] == [0]
 
 

@@ -86,6 +86,20 @@ def test_openssl_makes_keys_and_checks_signatures(tflites, tmp_path):
     assert "Signature Verified Successfully" in said
 
 
+def test_signature_is_one_for_the_tools_of_in_toto(signed, key):
+    dsse = pytest.importorskip("securesystemslib.dsse", reason="needs: pip install securesystemslib")
+    from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
+    from securesystemslib.signer import SSlibKey
+
+    envelope = dsse.Envelope.from_dict(json.loads(text_of(signed, "manifest.intoto.jsonl")))
+    public = keys.load_public(_public(key))
+    ours = SSlibKey.from_crypto(public, keyid=keys.fingerprint(public))
+    assert list(envelope.verify([ours], 1)) == [ours.keyid]
+    envelope.payload = envelope.payload.replace(b"1.0.0", b"1.0.1")
+    with pytest.raises((UnverifiedSignatureError, VerificationError)):
+        envelope.verify([ours], 1)
+
+
 def test_verify_refuses_a_package_that_is_not_signed(tflites, key, tmp_path, cli):
     package = _pack(tflites, tmp_path / "out")
     findings, verdicts = _verify(package, _public(key))

@@ -216,6 +216,10 @@ def _drop(*keys):
         (_set("inputs", 0, "name", to="picture"), "golden.inputs is for ['image'], inputs are ['picture']"),
         (_set("golden", "inputs", "image", to="x.npy"), "'x.npy' is not among the files"),
         (_set("golden", "tolerance", to={}), "golden.tolerance is for []"),
+        (_set("golden", "runtimes", "tflite-runtime", "tolerance", to={}), "'tflite-runtime'.tolerance is for []"),
+        (_set("golden", "runtimes", "tflite-runtime", "outputs", to={}), "'tflite-runtime'.outputs is for []"),
+        (_set("outputs", 0, "scale", to=[10**400]), "is not readable as JSON: a number of 401 digits"),
+        (_set("outputs", 0, "scale", to=[10**19]), "scale (1000"),
         (_set("report", to="../report.json"), "'../report.json' is not among the files"),
     ],
 )  # fmt: skip
@@ -226,7 +230,7 @@ def test_verify_refuses_a_manifest_that_does_not_hold(package, tmp_path, change,
     assert _verdicts(found)["golden"] == "unchecked"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{nonsense", '{"a": NaN}', "[" * 100_000, "\udcff"])
+@pytest.mark.parametrize("text", ["", "[]", "{nonsense", '{"a": NaN}', '{"a": 1e400}', "[" * 100_000, "\udcff"])
 def test_verify_refuses_a_manifest_that_is_no_json(package, tmp_path, text):
     content = unpacked(package, tmp_path / "content")
     (content / "manifest.json").write_text(text, errors="surrogateescape")

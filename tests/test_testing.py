@@ -1,5 +1,6 @@
 """`edgedl.testing`: the built-in plugins keep their contract, and one that breaks a rule is told which."""
 
+import os
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from edgedl import plugins, testing, worker
 from edgedl.testing import ContractError
+from edgedl.types import Layout
 
 BROKEN = '''
 import os
@@ -237,3 +239,66 @@ def test_a_metric_that_breaks_a_rule_is_told_which(monkeypatch, score, rule):
     monkeypatch.setattr("edgedl.validation.metrics.resolve", lambda name: Broken(score))
     with pytest.raises(ContractError, match=rule):
         testing.check_metric("broken", np.random.default_rng(0).random((20, 3)), np.zeros(20, int))
+
+
+class _Packager:
+    platform, formats = "mine", ("tflite",)
+
+    def lay_out(self, content, tree):
+        (tree / "own.txt").write_bytes(self.text(content))
+        return Layout(file="mine.tgz", content="package/model")
+
+    def text(self, content):
+        return content.manifest["name"].encode()
+
+
+class _Random(_Packager):
+    def text(self, content):
+        return os.urandom(8)
+
+
+class _Failing(_Packager):
+    def text(self, content):
+        message = "no room"
+        raise OSError(message)
+
+
+class _Another(_Packager):
+    platform = "another"
+
+
+class _Listing(_Packager):
+    formats = ["tflite"]  # noqa: RUF012
+
+
+class _Meddling(_Packager):
+    def lay_out(self, content, tree):
+        (tree / "manifest.json").touch()
+        return super().lay_out(content, tree)
+
+
+@pytest.mark.parametrize("name", ["zip", "python", "c"])
+def test_packagers_of_edgedl_keep_their_contract(name, tflites, tmp_path):
+    testing.check_packager(name, tflites / "int8.tflite", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("packager", "message"),
+    [
+        (_Packager, None),
+        (_Random, "packager mine: the same artifact gives other bytes the second time"),
+        (_Failing, "packager mine: OSError: no room"),
+        (_Another, "packager mine: its platform is 'another'; the name of the entry point and it must agree"),
+        (_Listing, "packager mine: formats must be a tuple, empty for any, got"),
+        (_Meddling, "packager mine: EdgedlError: packager 'mine' writes 'manifest.json', which edgedl itself writes"),
+    ],
+)
+def test_packager_that_breaks_a_rule_is_told_which(tflites, tmp_path, monkeypatch, packager, message):
+    real = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda group, name: packager() if name == "mine" else real(group, name))
+    if message is None:
+        testing.check_packager("mine", tflites / "int8.tflite", tmp_path)
+        return
+    with pytest.raises(ContractError) as refused:
+        testing.check_packager("mine", tflites / "int8.tflite", tmp_path)
+    assert message in str(refused.value)

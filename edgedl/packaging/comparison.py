@@ -13,7 +13,8 @@ from edgedl.types import Check, Method, Verdict, to_json
 from edgedl.validation.gates import Gates
 
 SIZES = ("size_bytes", "compressed_bytes")
-COSTS = ("arena_bytes", "latency_ms", "first_inference_ms", "load_ms", "peak_rss_bytes", "instructions")
+COSTS = ("arena_bytes", "instructions", "cpu_fallback_ops")
+TIMES = ("latency_ms", "latency_p90_ms", "first_inference_ms", "load_ms")  # of a host: two sessions do not compare
 ROUNDING = 1e-12  # of a difference of two figures that were rounded to doubles
 
 
@@ -47,8 +48,17 @@ def compare(before: Path, after: Path, *, max_drop: str | None = None) -> dict[s
         "figures": list(_figures(old, new)),
         "checks": checks,
     }
-    plain: dict[str, Any] = to_json(found)
+    plain: dict[str, Any] = _printable(to_json(found))
     return plain | {"note": release_note.render(plain)}
+
+
+def _printable(value: Any) -> Any:
+    """The same without what a terminal would obey: a package may be anybody's."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "?" for c in value)
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list) else value
 
 
 def _identity(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +141,7 @@ def _drop(old: Score | None, new: Score | None, limit: float | None) -> Check:
 
 
 def _figures(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Sizes, and costs that both measured by the same method for the same target."""
+    """Sizes, and costs that both measured by the same method for the same target; no times of this or that host."""
     for name in SIZES:
         yield _figure(name, None, "bytes", Method.STATIC, old["artifact"][name], new["artifact"][name])
     before, after = (_costs(m["results"]) for m in (old, new))
@@ -141,9 +151,11 @@ def _figures(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[dict[st
 
 
 def _costs(results: Mapping[str, Any] | None) -> dict[tuple[str, str | None, str], Mapping[str, Any]]:
-    found = results["checks"] if results else ()
+    found = [c for c in (results["checks"] if results else ()) if c["measured"] is not None]
     return {
-        (c["name"], c.get("target"), c["method"]): c for c in found if c["name"] in COSTS and c["measured"] is not None
+        (c["name"], c.get("target"), c["method"]): c
+        for c in found
+        if c["name"] in COSTS or (c["name"] in TIMES and c["method"] != Method.MEASURED_HOST)
     }
 
 

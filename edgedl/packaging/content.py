@@ -147,7 +147,7 @@ def _write_golden(
         if not np.isfinite(values).all():
             message = f"{artifact.path.name}: output {name!r} is not finite on the golden samples; name --data"
             raise InputError(message)
-    tolerance = {spec.name: golden.tolerance(spec, artifact.scheme) for spec in artifact.outputs}
+    tolerance = _tolerance(artifact, runtimes[0][0])
     others = {}
     for runtime, version in runtimes[1:]:
         try:
@@ -156,7 +156,7 @@ def _write_golden(
             said(f"{runtime.name} {version} does not run it: {e}")
             continue
         places = _places(_saved(found, folder, f"{runtime.name}_output"))
-        others[runtime.name] = {"version": version, "outputs": places}
+        others[runtime.name] = {"version": version, "outputs": places, "tolerance": _tolerance(artifact, runtime)}
         for spec in artifact.outputs:
             unit, limit = tolerance[spec.name]["unit"], tolerance[spec.name]["value"]
             off = golden.difference(spec, unit, outputs[spec.name], found[spec.name])
@@ -170,6 +170,10 @@ def _write_golden(
         "tolerance": tolerance,
         "runtimes": others,
     }
+
+
+def _tolerance(artifact: Artifact, runtime: AgentRuntime) -> dict[str, dict[str, Any]]:
+    return {spec.name: golden.tolerance(spec, artifact.scheme, runtime.name) for spec in artifact.outputs}
 
 
 def _places(files: Mapping[str, Path]) -> dict[str, str]:

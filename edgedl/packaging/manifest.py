@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ PREPROCESSING = "preprocessing.json"
 REPORT = "report.json"
 VERSION = "1.0"
 MOST_PROBLEMS = 10
+MOST_DIGITS = 20  # of a whole number: those of 64 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ def locate(tree: Path) -> tuple[Path | None, list[str]]:
 def read(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """The manifest in the folder of the content, and what does not hold in it, a line each."""
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"), parse_constant=_refuse)
+        found = _loaded((folder / NAME).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:
         return {}, [f"{NAME} is not readable as JSON: {e}"]
     said = found.get("manifest_version") if isinstance(found, dict) else None
@@ -136,14 +138,31 @@ def read(folder: Path) -> tuple[dict[str, Any], list[str]]:
 def parse(text: bytes) -> dict[str, Any] | None:
     """A manifest that follows the schema, else None."""
     try:
-        found = json.loads(text, parse_constant=_refuse)
+        found = _loaded(text)
     except (ValueError, RecursionError):
         return None
     return None if schema.problems(found, schema.load("package_manifest")) else found
 
 
+def _loaded(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, RecursionError; also for what is no number of JSON or has no end."""
+    return json.loads(text, parse_constant=_refuse, parse_int=_integer, parse_float=_real)
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        message = f"a number of {len(text)} digits"
+        raise ValueError(message)
+    return int(text)
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:40])
+
+
 def _refuse(text: str) -> NoReturn:
-    message = f"{text} is no number of JSON"
+    message = f"{text} is no number that can be read"
     raise ValueError(message)
 
 
@@ -168,10 +187,9 @@ def _contradictions(found: dict[str, Any]) -> list[str]:
         problems += [f"golden.{part} is for {sorted(golden[part])}, {side} are {names}" for part in wrong]
     outputs = sorted(spec["name"] for spec in found["outputs"])
     for name, one in golden["runtimes"].items():
-        if sorted(one["outputs"]) != outputs:
-            problems.append(
-                f"golden.runtimes.{name[:80]}.outputs is for {sorted(one['outputs'])}, outputs are {outputs}"
-            )
+        wrong = [part for part in ("outputs", "tolerance") if sorted(one[part]) != outputs]
+        at = f"golden.runtimes.{name[:80]!r}"
+        problems += [f"{at}.{part} is for {sorted(one[part])}, outputs are {outputs}" for part in wrong]
     for key in ("labels", "preprocessing", "embedded"):
         if found[key] != found["lineage"].get(key, []):
             problems.append(f"{key} is not that of lineage")

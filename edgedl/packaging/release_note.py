@@ -39,8 +39,14 @@ def _figures(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if old != new:
             on = f" on {row['target']}" if row["target"] else ""
             change = f" ({(new - old) / old:+.1%})" if old else ""
-            values = f"{text.number(old, row['unit'])} to {text.number(new, row['unit'])}"
+            values = " to ".join(_told(row["unit"], old, new))
             yield f"{row['name']}{on}: {values}{change}, {row['method']}."
+
+
+def _told(unit: str, *values: float) -> list[str]:
+    """Numbers for people; to the last digit where they look alike otherwise."""
+    short = [text.number(value, unit) for value in values]
+    return short if len(set(short)) > 1 else [f"{value:,} {unit}" for value in values]
 
 
 def _quality(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 The manifest has the hash of every file, so whoever trusts it trusts the package. Statement:
 https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md; envelope:
-https://github.com/secure-systems-lab/dsse/blob/master/protocol.md. `cosign verify-blob-attestation` reads both.
+https://github.com/secure-systems-lab/dsse/blob/master/protocol.md. `cosign verify-blob-attestation` reads such files.
 """
 
 from __future__ import annotations
