@@ -92,7 +92,9 @@ def test_names_of_a_package_that_a_language_has_for_itself(tmp_path):
         android.AndroidPackager().lay_out(content(tmp_path, name="object"), tmp_path)
     with pytest.raises(InputError, match="--name: 'swift' makes Swift, which Swift has already; name another"):
         ios.IosPackager().lay_out(content(tmp_path, name="swift"), tmp_path)
-    with pytest.raises(InputError, match="--name: 'Keyword' is no name for npm: lower-case letters are allowed alone"):
+    with pytest.raises(
+        InputError, match="--name: 'Keyword' is no name for npm, which takes lower-case letters, digits"
+    ):
         web.WebPackager().lay_out(content(tmp_path, name="Keyword"), tmp_path)
 
 

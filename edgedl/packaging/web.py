@@ -89,7 +89,7 @@ def _package(told: Mapping[str, Any], runtime: Runtime) -> dict[str, Any]:
     """package.json. Raises InputError where the name is none for npm."""
     if not NPM_NAME.fullmatch(told["name"]):
         message = (
-            f"--name: {told['name']!r} is no name for npm: lower-case letters are allowed alone; name one with --name"
+            f"--name: {told['name']!r} is no name for npm, which takes lower-case letters, digits and _ . -; see --name"
         )
         raise InputError(message)
     minimum = next(r.minimum for r in targets.load(PROFILE).runtimes if r.name == runtime.id)
