@@ -15,6 +15,7 @@ PACKAGES = (
     "onnxruntime", "tf2onnx", "numpy", "scipy", "matplotlib", "jinja2", "scikit-learn", "pillow",
     "cryptography", "tflite-micro",
 )  # fmt: skip
+TOOLS = ("kotlinc", "javac")  # of `package --platform android`
 
 
 def accelerators() -> dict[str, Any]:
@@ -37,6 +38,7 @@ def examine() -> dict[str, Any]:
         "runtimes": runtimes,
         "exporters": exporters,
         "devices": devices.overview(),
+        "tools": {name: shutil.which(name) for name in TOOLS},
         "training": _training(problems),
         "cache": str(model_file.cache_folder()),
         "free_bytes": shutil.disk_usage(worker.pool().folder).free,

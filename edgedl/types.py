@@ -393,6 +393,7 @@ class Content:
 
     folder: Path
     manifest: Mapping[str, Any]
+    public_key: bytes | None = None  # Ed25519, 32 bytes, of the key that signs the package
 
 
 @dataclass(frozen=True, kw_only=True)

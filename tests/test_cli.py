@@ -61,7 +61,7 @@ def test_train_help_names_every_architecture():
         (["export"], 2, "Missing argument 'MODEL'"),
         (["export", "a.keras", "-o", "b.tflite", "--scheme", "int9"], 2, "no such scheme: 'int9'; allowed: fp32"),
         (["export", "a.keras", "-o", "b.xyz"], 2, "no exporter writes .xyz"),
-        (["export", "a.keras", "-o", "b.tflite", "--format", "coreml"], 4, "no plugin provides exporter 'coreml'"),
+        (["export", "a.keras", "-o", "b.tflite", "--format", "mnn"], 4, "no plugin provides exporter 'mnn'"),
         (["export", "a.keras", "-o", "b.onnx", "--scheme", "int4"], 3, "has no scheme weight_only_wi4_afp32"),
         (["export", "a.keras", "-o", "nowhere/b.tflite"], 2, "no such folder: nowhere"),
         (["export", "a.keras", "-o", "b.tflite"], 2, "a.keras: no such file"),

@@ -28,6 +28,8 @@ def command(as_json: bool) -> None:
         table.add_row(
             f"device {device['name']}", f"not set up: {device['missing']}" if device["missing"] else device["about"]
         )
+    for name, path in found["tools"].items():
+        table.add_row(name, path or "not here; --platform android needs it")
     table.add_row("accelerators", ", ".join(found["training"]["gpus"]) or "none, training runs on the CPU")
     table.add_row("cache", found["cache"])
     options.show(table)

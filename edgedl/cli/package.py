@@ -9,7 +9,14 @@ from edgedl.cli import options
 
 @click.command("package", short_help="Pack an artifact for a platform.")
 @click.argument("artifact")
-@click.option("--platform", "platforms", required=True, multiple=True, metavar="P", help="Package kind, such as zip.")
+@click.option(
+    "--platform",
+    "platforms",
+    required=True,
+    multiple=True,
+    metavar="P",
+    help="zip, android, web, ios, python, c, or a plugin's.",
+)
 @click.option("--data", metavar="DATA", help="Where the golden inputs are drawn from; default: seeded random ones.")
 @click.option("--labels", metavar="FILE", help="Class names, one a line; default: the artifact's own.")
 @click.option("--report", metavar="FILE", help="report.json of the validation, to travel with the model.")

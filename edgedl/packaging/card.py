@@ -63,7 +63,7 @@ def render(found: Mapping[str, Any]) -> str:
 
 def _fingerprint(lineage: Mapping[str, Any]) -> str:
     known = lineage.get("data_sha256")
-    count = len(lineage.get("calibration_ids", ()))
+    count = lineage.get("calibration_samples")
     return f"\n\nCalibrated on {count} samples of data with SHA-256 `{known}`." if known and count else ""
 
 

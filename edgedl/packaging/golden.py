@@ -1,11 +1,13 @@
 """Golden inputs and outputs: a few samples, and what the artifact gives for them here, to be repeated on a device.
 
 Inputs are as the app feeds them: real values as float32 where the tensor is quantized, what the tensor itself stores
-where it is not, or where the model does its preprocessing. Outputs are real values, float32.
+where it is not, or where the model does its preprocessing. Whole float32 numbers from 0 to 255, such as pixels, lie in
+the files as uint8: they travel in every app. Outputs are real values, float32.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +23,9 @@ from edgedl.validation import evaluate
 from edgedl.validation.evaluate import Setting
 
 SAMPLES = 4
-INPUT_BYTES = 25_000  # of all samples together, unless one alone is larger: they travel in every app
-LEVELS = 256  # of a random float input: as varied as a pixel, and small in an app store's download
+INPUT_BYTES = 16_000  # of all samples together, unless one alone is larger: they travel in every app
+CANDIDATES = 64  # drawn where fewer samples fit, to take those that compress best
+LEVELS = 16  # of a random input, evenly over its range: small in an app store's download
 EIGHT_BIT = (
     2 / 127
 )  # two steps of a signed 8-bit range: such weights or activations are inside, whatever the outputs are
@@ -86,17 +89,31 @@ def from_data(artifact: Artifact, source: str, seed: int) -> Inputs:
     dataset = data.load(source)
     left = evaluate.left_to_the_app(artifact, dataset)
     names = data.input_names(dataset, artifact.inputs)
-    ids = data.draw(dataset, SAMPLES, seed)
-    folder = data.subset({n: dataset.arrays[n] for n in names}, ids, worker.pool().scratch("golden"))
-    few = replace(dataset, arrays=dataset.arrays | {n: folder / f"{n}.npy" for n in names}, count=len(ids))
-    bound = data.bind(data.prepare(few, left, names), artifact.inputs, artifact.outputs)
-    arrays = {spec.name: np.load(bound.inputs[spec.name], mmap_mode="r") for spec in artifact.inputs}
+
+    def drawn(samples: int) -> dict[str, NDArray[Any]]:
+        ids = data.draw(dataset, samples, seed)
+        folder = data.subset({n: dataset.arrays[n] for n in names}, ids, worker.pool().scratch("golden"))
+        few = replace(dataset, arrays=dataset.arrays | {n: folder / f"{n}.npy" for n in names}, count=len(ids))
+        bound = data.bind(data.prepare(few, left, names), artifact.inputs, artifact.outputs)
+        return {spec.name: np.load(bound.inputs[spec.name], mmap_mode="r") for spec in artifact.inputs}
+
+    fed = _fed(artifact, drawn(SAMPLES))
+    if len(next(iter(fed.values()))) < min(SAMPLES, dataset.count):
+        fed = _fed(artifact, _smallest_first(drawn(CANDIDATES)))
     return Inputs(
-        arrays=_fed(artifact, arrays),
+        arrays=fed,
         source="data",
         preprocessing=preprocessing.to_json((*dataset.applied, *left)),
         labels=dataset.labels,
     )
+
+
+def _smallest_first(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The samples in the order of what zlib makes of them."""
+    counts = range(len(next(iter(arrays.values()))))
+    sizes = [sum(len(zlib.compress(np.ascontiguousarray(a[i]).tobytes())) for a in arrays.values()) for i in counts]
+    order = np.argsort(sizes, kind="stable")
+    return {name: a[order] for name, a in arrays.items()}
 
 
 def from_seed(artifact: Artifact, seed: int) -> Inputs:
@@ -118,9 +135,9 @@ def _random(artifact: Artifact, spec: TensorSpec, rng: np.random.Generator) -> N
     inside = artifact.lineage.embedded
     if dtype.kind in "iu" and (spec.scale or dtype.itemsize == 1):
         limits = np.iinfo(dtype)
-        codes = rng.integers(limits.min, limits.max, shape, endpoint=True)
+        codes = np.rint(np.linspace(limits.min, limits.max, LEVELS))[rng.integers(0, LEVELS, shape)]
         real = spec.scale and not inside
-        return (codes - spec.zero_point[0]) * spec.scale[0] if real else codes
+        return np.asarray((codes - spec.zero_point[0]) * spec.scale[0] if real else codes)
     if dtype.kind != "f":
         return rng.integers(0, 2, shape)
     values = rng.integers(0, LEVELS, shape) / LEVELS
@@ -138,7 +155,13 @@ def _fed(artifact: Artifact, arrays: Mapping[str, NDArray[Any]]) -> dict[str, ND
     }
     sample_bytes = sum(int(np.prod(a.shape[1:])) * dtypes[name].itemsize for name, a in arrays.items())
     samples = max(1, min(SAMPLES, INPUT_BYTES // max(1, sample_bytes)))
-    return {name: np.ascontiguousarray(a[:samples], dtypes[name]) for name, a in arrays.items()}
+    return {name: _small(np.ascontiguousarray(a[:samples], dtypes[name])) for name, a in arrays.items()}
+
+
+def _small(values: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers, as uint8 where float32 holds no others than that does."""
+    small = np.clip(values, 0, 255).astype(np.uint8) if values.dtype == np.float32 else values
+    return small if np.array_equal(small, values) else values
 
 
 def run(artifact: Artifact, runtime: AgentRuntime, inputs: Mapping[str, Path]) -> dict[str, NDArray[Any]]:

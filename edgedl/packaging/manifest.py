@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from edgedl import artifacts, data
 from edgedl.packaging import schema
 from edgedl.packaging.card import Card
-from edgedl.types import Artifact, ArtifactInfo, Target, TensorSpec, to_json
+from edgedl.types import Artifact, ArtifactInfo, Lineage, Target, TensorSpec, to_json
 
 NAME = "manifest.json"
 SIGNATURE = "manifest.intoto.jsonl"
@@ -66,9 +66,16 @@ def draft(artifact: Artifact, info: ArtifactInfo, facts: Facts) -> dict[str, Any
         "license": facts.card.license,
         "card": {"purpose": facts.card.purpose, "data": facts.card.data, "limits": facts.card.limits},
         "report": REPORT if facts.results else None,
-        "lineage": artifact.lineage,
+        "lineage": _lineage(artifact.lineage),
     })  # fmt: skip
     return found
+
+
+def _lineage(lineage: Lineage) -> dict[str, Any]:
+    """All but which samples it was calibrated on: the sidecar has them, and every app would carry the list."""
+    found: dict[str, Any] = to_json(lineage)
+    del found["calibration_hashes"]
+    return found | {"calibration_samples": len(found.pop("calibration_ids"))}
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ def pack(request: Request, said: Callable[[str], None] = lambda _: None) -> list
         ),
         said,
     )
+    if key:
+        made = replace(made, public_key=key.public_key().public_bytes_raw())
     known = [(str(request.previous), previous)] if previous else []
     version = made.manifest["version"]
     known += [(p, m) for p, m in _siblings(request.out) if not (request.force and m["version"] == version)]

@@ -1,0 +1,102 @@
+"""The exporter `coreml`: what is in the file, since nothing here can run it."""
+
+import numpy as np
+import pytest
+
+from edgedl.errors import InputError, UnsupportedError
+from edgedl.types import ExportOptions
+
+pytest.importorskip("coremltools", reason="needs: pip install edgedl-coreml")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Two inputs, two outputs by name, the order of neither alphabetical."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    image, extra = keras.Input((8, 8, 1), name="zebra"), keras.Input((4,), name="ant")
+    h = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, activation="relu", name="conv")(image))
+    h = keras.layers.Concatenate()([h, extra])
+    outputs = {"yak": keras.layers.Dense(3, name="yak")(h), "bee": keras.layers.Dense(2, name="bee")(h)}
+    path = tmp_path_factory.mktemp("coreml") / "two.keras"
+    keras.Model([image, extra], outputs).save(path)
+    return path
+
+
+def export(model, out, scheme="fp32", **options):
+    from edgedl_coreml.exporter import CoreMLExporter
+
+    given = {"scheme": scheme, "source": None, "calibration": None, "options": ExportOptions(**options)}
+    return CoreMLExporter().export(model, out, **given)
+
+
+def spec_of(path):
+    from coremltools.proto import Model_pb2
+
+    found = Model_pb2.Model()
+    found.ParseFromString(path.read_bytes())
+    return found
+
+
+def test_file_has_the_model_s_names_shapes_and_weights(model, tmp_path):
+    import keras
+
+    export(model, tmp_path / "a.mlmodel")
+    export(model, tmp_path / "b.mlmodel")
+    assert (tmp_path / "a.mlmodel").read_bytes() == (tmp_path / "b.mlmodel").read_bytes()
+    spec = spec_of(tmp_path / "a.mlmodel")
+    shapes = {i.name: list(i.type.multiArrayType.shape) for i in spec.description.input}
+    assert shapes == {"zebra": [1, 8, 8, 1], "ant": [1, 4]}
+    assert {o.name for o in spec.description.output} == {"yak", "bee"}
+    (conv,) = (layer.convolution for layer in spec.neuralNetwork.layers if layer.WhichOneof("layer") == "convolution")
+    kernel = keras.saving.load_model(model).get_layer("conv").kernel.numpy()
+    found = np.array(conv.weights.floatValue, np.float32).reshape(8, 1, 3, 3)
+    assert np.array_equal(found, kernel.transpose(3, 2, 0, 1))
+    by_output = {layer.output[0]: layer for layer in spec.neuralNetwork.layers}
+    for name in ("yak", "bee"):
+        kernel = keras.saving.load_model(model).get_layer(name).kernel.numpy()
+        found = np.array(by_output[name].batchedMatmul.weights.floatValue, np.float32)
+        assert np.array_equal(found.reshape(kernel.T.shape), kernel.T)
+
+
+def test_fewer_bits_are_in_the_file(model, tmp_path):
+    sizes = {}
+    for scheme in ("fp32", "fp16", "weight_only_wi8_afp32"):
+        export(model, tmp_path / f"{scheme}.mlmodel", scheme)
+        (conv,) = (
+            layer.convolution
+            for layer in spec_of(tmp_path / f"{scheme}.mlmodel").neuralNetwork.layers
+            if layer.WhichOneof("layer") == "convolution"
+        )
+        weights = conv.weights
+        sizes[scheme] = len(weights.floatValue), len(weights.float16Value), len(weights.rawValue)
+    assert sizes == {"fp32": (72, 0, 0), "fp16": (0, 144, 0), "weight_only_wi8_afp32": (0, 0, 72)}
+
+
+def test_what_it_cannot_do_is_refused_by_name(model, tmp_path):
+    import keras
+
+    out = tmp_path / "a.mlmodel"
+    with pytest.raises(UnsupportedError, match="cannot do scheme 'static_wi8_ai8'; it can: fp32, fp16, weight_only"):
+        export(model, out, "static_wi8_ai8")
+    with pytest.raises(UnsupportedError, match="has no --io int8; leave it out"):
+        export(model, out, io="int8")
+    with pytest.raises(UnsupportedError, match="has no --embed-preprocessing"):
+        export(model, out, embed_preprocessing=({"op": "scale"},))
+    free = keras.Input((None, 4), name="x")
+    keras.Model(free, keras.layers.Dense(2)(free)).save(tmp_path / "free.keras")
+    with pytest.raises(InputError, match=r"input 'x' has free sizes, .*--shape x=1,N,4"):
+        export(tmp_path / "free.keras", out)
+    assert not out.exists()
+    export(tmp_path / "free.keras", out, shapes={"x": (1, 5, 4)})
+    assert list(spec_of(out).description.input[0].type.multiArrayType.shape) == [1, 5, 4]
+
+
+def test_it_says_that_nothing_ran_the_file_and_no_package_takes_it(cli, model, tmp_path):
+    made = export(model, tmp_path / "two.mlmodel", "fp16")
+    assert made.notes == ("Core ML runs on Apple's systems alone: nothing here has run this file",)
+    answer = cli("package", tmp_path / "two.mlmodel", "--platform", "zip", "-o", tmp_path / "out")
+    assert answer.code == 4, answer.err
+    assert not (tmp_path / "out").exists()
