@@ -24,9 +24,7 @@ TINY = {  # MLPerf Tiny: family and file by the model's first word
     "DS-CNN": ("ds-cnn", "kws_ref_model.tflite"),
     "MobileNetV1": ("mobilenet v1", "vww_96_int8.tflite"),
 }
-CORES = {"L4": "cortex-m4", "U5": "cortex-m33", "F7": "cortex-m7", "H7": "cortex-m7"}
 FAMILIES = ("efficientnet", "fdmobilenet", "mobilenet v1", "mobilenet v2", "resnet", "mnist", "tiny_yolo", "yolo")
-ZOO_CORES = {"Cortex-M4": "cortex-m4", "Cortex-M7": "cortex-m7", "2x Cortex-A7": "cortex-a7"}
 # Rows of the model zoo whose README names no file, by what their successor's README names it.
 ZOO_FILES = {
     "ST EfficientNet LC v1": "flowers/st_efficientnet_lc_v1_{0}_tfs/st_efficientnet_lc_v1_{0}_tfs_int8.tflite",
@@ -76,7 +74,8 @@ def _zoo(rows: Table, tables: dict[str, Table], left: Counter[str]) -> Iterator[
     """ST's model zoo. Its second README repeats older Linux figures to the digit: these keep their first version."""
     older = {_identity(r) for r in rows if _is_older(r)}
     for row in rows:
-        linux = "MP157" in row["board"]
+        core = _core(row["cpu"])
+        linux = core.startswith("cortex-a")
         size = row["resolution"].partition("x")[0]
         named = ZOO_FILES.get(row["model"], "").format(size)
         layers = row["layers_model"] or (_file(tables, named) if named else "")
@@ -84,18 +83,20 @@ def _zoo(rows: Table, tables: dict[str, Table], left: Counter[str]) -> Iterator[
             left["float or mixed precision, too few to fit"] += 1
         elif layers not in tables:
             left["no published operators"] += 1
+        elif not core:
+            left["no core"] += 1
         elif linux and not _is_older(row) and _identity(row) in older:
             left["the same figure again"] += 1
         else:
             yield Figure(
                 runtime="litert" if linux else "x-cube-ai",
                 version=("before-5.0" if _is_older(row) else "5.0") if linux else ("7.3" if _is_older(row) else "8.1"),
-                threads=2 if linux else 1,
-                core=ZOO_CORES[row["cpu"]],
+                threads=2 if row["cpu"].startswith("2x") else 1,
+                core=core,
                 board=row["board"].replace("H769I", "F769I"),  # the same board, 216 MHz; no H769 exists
                 clock_hz=float(row["clock_mhz"]) * 1e6,
                 precision="int8",
-                family=next(f for f in FAMILIES if f in row["model"].lower()),
+                family=_family(row["model"]),
                 model=f"{row['model']} {row['resolution']}",
                 layers=layers,
                 latency_ms=float(row["latency_ms"]),
@@ -103,34 +104,46 @@ def _zoo(rows: Table, tables: dict[str, Table], left: Counter[str]) -> Iterator[
             )
 
 
+def _core(cpu: str) -> str:
+    """Arm's name of a core, as `cortex-m7` of "32-bit Arm(R) Cortex(R)-M7 (DSP + FPU)"; empty where there is none."""
+    found = re.search(r"Cortex\W?-([AMRX]\d+)", cpu)
+    return f"cortex-{found[1].lower()}" if found else ""
+
+
+def _family(model: str) -> str:
+    """That of FAMILIES, else the name up to its first number."""
+    name = model.lower()
+    return next((f for f in FAMILIES if f in name), re.split(r"\s*v?\d", name.removeprefix("st "))[0].strip() or name)
+
+
 def _is_older(row: dict[str, str]) -> bool:
     return row["source"].startswith("bvenreply/")
 
 
 def _identity(row: dict[str, str]) -> tuple[str, ...]:
-    family = next((f for f in FAMILIES if f in row["model"].lower()), "")
-    return family, row["board"], row["resolution"], row["latency_ms"]
+    return _family(row["model"]), row["board"], row["resolution"], row["latency_ms"]
 
 
 def _mlperf(rows: Table, tables: dict[str, Table], left: Counter[str]) -> Iterator[Figure]:
     """MLPerf Tiny. Variants for size or speed of which only one model was submitted are left out."""
     for row in rows:
-        board = row["board"].upper().removesuffix("-Q")
+        board, core = row["board"].upper().removesuffix("-Q"), _core(row["cpu"])
+        family, end = TINY.get(row["model"].split()[0], ("", ""))
+        layers = _file(tables, end) if end else ""
         if row["precision_guess"] != "int8" or row["plain_cpu"] != "1" or not row["latency_ms"]:
             left["float or with an accelerator"] += 1
         elif row["system"].endswith(("max_performance", "min_ram")):
             left["variants with one model"] += 1
+        elif not layers:
+            left["no published operators"] += 1
+        elif not core:
+            left["no core"] += 1
         else:
             runtime, version = _runtime(row)
-            family, end = TINY[row["model"].split()[0]]
-            found = re.search(r"-(L4|U5|F7|H7)", board)
-            if found is None:
-                left["unknown boards"] += 1
-                continue
             yield Figure(
-                runtime=runtime, version=version, threads=1, core=CORES[found[1]], board=board,
+                runtime=runtime, version=version, threads=1, core=core, board=board,
                 clock_hz=float(row["clock_mhz"]) * 1e6, precision="int8", family=family, model=row["model"],
-                layers=_file(tables, end), latency_ms=float(row["latency_ms"]), source=row["source"],
+                layers=layers, latency_ms=float(row["latency_ms"]), source=row["source"],
             )  # fmt: skip
 
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 MODELS = FOLDER / "models.json"
 ALONE = 6  # families of networks from which on a runtime is fitted alone
+LEFT_OUT: dict[str, Callable[[Row], str]] = {
+    "family": lambda r: r.family,
+    "board": lambda r: r.board,
+    "runtime on a core": lambda r: f"{r.runtime} {r.core}",
+}
 FEWEST = 3  # families without which nothing is fitted
 
 
@@ -60,16 +65,16 @@ def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row], tuple[str, ...]]]
 def _fit(name: str, rows: Sequence[Row], served: Sequence[str]) -> dict[str, Any]:
     platform = platforms.platform_of(rows[0].core)
     fitted = evaluation.choose(rows, platform.prior)
-    families = [g for g in evaluation.leave_out(rows, platform.prior, lambda r: r.family) if g.row.runtime in served]
-    boards = [g for g in evaluation.leave_out(rows, platform.prior, lambda r: r.board) if g.row.runtime in served]
+    left = {what: [g for g in evaluation.leave_out(rows, platform.prior, key) if g.row.runtime in served]
+            for what, key in LEFT_OUT.items()}  # fmt: skip
     return {
         "name": name,
         "platform": platform.name,
-        "deviations": evaluation.quantile(families),
+        "deviations": evaluation.quantile(left["family"]),
         "spreads": {name: getattr(fitted.spreads, name) for name in fitted.spreads.__dataclass_fields__},
         "macs": [min(r.macs for r in rows), max(r.macs for r in rows)],
         "entries": [_entry(fitted, rows, *place) for place in _places(rows, served)],
-        "left_out": {"family": _errors(families, families), "board": _errors(boards, families) if boards else []},
+        "left_out": {what: _errors(some, left["family"]) if some else [] for what, some in left.items()},
     }
 
 

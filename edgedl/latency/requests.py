@@ -33,9 +33,11 @@ class Request:
     @property
     def is_alone(self) -> bool:
         """Whether nothing is to be measured: no file, a core by name, or a runtime that only figures tell about."""
-        measurable = artifacts.runtimes("tflite")
-        told = self.runtime and self.runtime not in measurable
-        return bool(self.table or self.core or (told and prediction.has_figures(prediction.load(self.models), told)))
+        if self.table or self.core:
+            return True
+        if self.runtime is None or self.runtime in artifacts.runtimes("tflite"):
+            return False
+        return prediction.has_figures(prediction.load(self.models), self.runtime)
 
 
 def answer(request: Request) -> list[Prediction]:
