@@ -105,8 +105,8 @@ def _zoo(rows: Table, tables: dict[str, Table], left: Counter[str]) -> Iterator[
 
 
 def _core(cpu: str) -> str:
-    """Arm's name of a core, as `cortex-m7` of "32-bit Arm(R) Cortex(R)-M7 (DSP + FPU)"; empty where there is none."""
-    found = re.search(r"Cortex\W?-([AMRX]\d+)", cpu)
+    """Arm's name of a core, as `cortex-m7` of "32-bit Arm Cortex(R)-M7 (DSP + FPU)"; empty where there is none."""
+    found = re.search(r"Cortex(?:®|\(R\))?-([AMRX]\d+)", cpu)
     return f"cortex-{found[1].lower()}" if found else ""
 
 

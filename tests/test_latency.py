@@ -2,7 +2,10 @@
 
 import csv
 import dataclasses
+import importlib
 import json
+import re
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -405,3 +408,47 @@ def test_a_file_of_latency_models_of_another_version_is_refused(cli, table, tmp_
                  "--latency-models", tmp_path / "old.json")  # fmt: skip
     assert (answer.code, answer.out) == (2, "")
     assert "write them again with scripts/fit_latency.py" in answer.err
+
+
+# ---- scripts ------------------------------------------------------------------------------------------------------
+
+
+def script(monkeypatch, name):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    return importlib.import_module(name)
+
+
+def test_the_bench_prints_ours_beside_both_baselines(monkeypatch, capsys, one_spread):
+    bench = script(monkeypatch, "bench_latency")
+    bench.show(bench.table(["litert"]))
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["left", "out"]
+    assert re.match(
+        r"family +STM32MP157F-DK2 +litert +21 +[\d.]+ / [\d.]+ % +8 / 18 % +[\d.]+ / [\d.]+ % +[\d.]+ /", line
+    )
+
+
+def test_new_rows_of_new_families_and_cores_are_collected(monkeypatch, tmp_path, capsys):
+    collecting = script(monkeypatch, "collect_latency")
+    monkeypatch.setattr(collecting, "FIGURES", tmp_path / "figures.csv")
+    monkeypatch.setattr(collecting, "LAYERS", tmp_path / "layers.csv")
+    (tmp_path / "tflite_layers.csv").write_text(
+        "model,idx,op,dtype,in_shape,weight_shape,out_shape,stride,macs\n"
+        "x/squeeze.tflite,0,CONV_2D,int8,1x8x8x3,4x3x3x3,1x8x8x4,1x1,6912\n"
+    )
+    (tmp_path / "mlperf_tiny.csv").write_text(
+        "board,cpu,model,precision_guess,plain_cpu,latency_ms,system,runtime,compiler,round,clock_mhz,source\n"
+        "B,Cortex-M4,Transformer 3,int8,1,3.0,s,TFLM,c,v1.3,80,s:1\n"
+    )
+    (tmp_path / "st_modelzoo_latency.csv").write_text(
+        "model,resolution,format,board,cpu,clock_mhz,latency_ms,source,layers_model\n"
+        "SqueezeNet v1.0 tfs,8x8x3,Int8,STM32U5A9J-DK,32-bit Arm(R) Cortex(R)-M33,160,5.5,zoo:r,x/squeeze.tflite\n"
+        "SqueezeNet v1.0,8x8x3,Int8,STM32N6570-DK,Neural-ART,800,0.1,zoo:r,x/squeeze.tflite\n"
+    )
+    collecting.collect(tmp_path)
+    (found,) = figures.read(tmp_path / "figures.csv")
+    assert (found.family, found.core, found.runtime, found.clock_hz) == ("squeezenet", "cortex-m33", "x-cube-ai", 160e6)
+    assert list(operators.read_table(tmp_path / "layers.csv")) == ["x/squeeze.tflite"]
+    said = capsys.readouterr().err
+    assert "1 rows, no core" in said
+    assert "1 rows, no published operators" in said

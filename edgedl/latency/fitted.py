@@ -35,7 +35,7 @@ FEWEST = 3  # families without which nothing is fitted
 def fit(rows: Sequence[Row], found: Sequence[Figure], *, said: Callable[[str], None]) -> dict[str, Any]:
     """The content of models.json: `fits`, each with the costs of its runtimes, and where the figures come from."""
     fits = []
-    for name, group, served in _groups(rows):
+    for name, group, served in groups(rows):
         said(f"{name}: {len(group)} figures ...")
         fits.append(_fit(name, group, served))
     precisions = {(f.runtime, f.core): {"precision": f.precision, "threads": f.threads} for f in found}
@@ -46,7 +46,7 @@ def fit(rows: Sequence[Row], found: Sequence[Figure], *, said: Callable[[str], N
     return {"features": FEATURES, "fits": fits, "sources": sorted({f.source for f in found})}
 
 
-def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row], tuple[str, ...]]]:
+def groups(rows: Sequence[Row]) -> list[tuple[str, list[Row], tuple[str, ...]]]:
     """Name, rows and served runtimes of each fit: by platform; the runtimes with many families apart."""
     made: list[tuple[str, list[Row], tuple[str, ...]]] = []
     for platform in platforms.PLATFORMS.values():
