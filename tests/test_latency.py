@@ -325,7 +325,7 @@ def test_own_figures_make_latency_models_of_ones_own(tmp_path, table, cli, one_s
     (tmp_path / "models.json").write_text(json.dumps(made))
     (row,) = predicted(cli, table(CONV), "--core", "cortex-a72", "--clock-hz", 1.5e9, "--runtime", "mine",
                        "--latency-models", tmp_path / "models.json")  # fmt: skip
-    assert "mine 1, int8, 1 thread(s): 4 figures of 4 families on my-board" in row["basis"]
+    assert "mine 1, int8, 1 thread(s): 4 figures of 4 families, all versions, on my-board" in row["basis"]
     assert said == ["application, together: 4 figures ..."]
     with pytest.raises(InputError, match="no operators of 'nowhere' in the tables given"):
         figures.rows([dataclasses.replace(own[0], layers="nowhere")], {})
@@ -348,6 +348,22 @@ def test_a_file_says_its_operators(files):
     assert conv == Operator(op="CONV_2D", dtype="int8", inputs=(1, 48, 48, 1), weights=(4, 3, 3, 1),
                             outputs=(1, 48, 48, 4), stride=(1, 1), macs=48 * 48 * 36)  # fmt: skip
     assert (dense.op, dense.weights, dense.macs) == ("FULLY_CONNECTED", (3, 48 * 48 * 4), 27_648)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "file", ["ic/pretrainedResnet_quant.tflite", "kws/kws_ref_model.tflite", "ad/ad01_int8.tflite"]
+)
+def test_a_published_file_says_the_operators_of_its_published_table(file):
+    shared = Path(__file__).parents[2] / "shared" / "data" / "mlperf_tiny" / file
+    if not shared.exists():
+        pytest.skip(f"{shared} is not there")
+    name = Path(file).name
+    (table,) = (t for model, t in operators.read_table(figures.LAYERS).items() if model.endswith(f"/{name}"))
+    found = operators.from_info(artifacts.describe(shared))
+    memory = platforms.MICROCONTROLLER.memory
+    np.testing.assert_array_equal(features.features(found, memory, 4), features.features(table, memory, 4))
+    assert [o.op for o in found] == [o.op for o in table]
 
 
 def test_a_file_is_predicted_on_a_target_that_is_not_here(cli, files, schema):

@@ -109,7 +109,7 @@ def predict(models: dict[str, Any], name: str, table: Sequence[Operator], place:
     """The model of that name and operators, there."""
     empty = Prediction(model=name, runtime=place.runtime, core=place.core, clock_hz=place.clock_hz)
     if not place.core or place.clock_hz is None:
-        return replace(empty, refused="the profile states no core or no clock ([cpu] core and clock_hz)")
+        return replace(empty, refused="the profile states no core or no clock: cpu.core and cpu.clock_hz")
     try:
         entry, fit = _entry(models, place, operators.precision(table))
         macs = sum(op.macs for op in table)
@@ -179,5 +179,6 @@ def _basis(entry: dict[str, Any]) -> str:
     """What the prediction rests on, for a reader."""
     name = f"{entry['runtime']} {entry['version']}, {entry['precision']}, {entry['threads']} thread(s)"
     if entry["figures"]:
-        return f"{name}: {entry['figures']} figures of {entry['families']} families on {', '.join(entry['boards'])}"
+        told = f"{entry['figures']} figures of {entry['families']} families, all versions"
+        return f"{name}: {told}, on {', '.join(entry['boards'])}"
     return f"{name}: figures of other cores, carried to {entry['core']} by what other runtimes gain or lose there"
