@@ -78,8 +78,11 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
     """Write the compressed model to `out`; the rows of the table, and the metric. Raises what its steps raise."""
     recipe = recipes.load(request.recipe, request.overrides)
     worker.warm()
-    dataset = data.load(request.data) if request.data else None
-    judged = data.load(request.evaluation) if request.evaluation else dataset
+    labels = tuple(artifacts.read_sidecar(Path(request.model)).get("labels", ()))
+    dataset = data.in_order_of(data.load(request.data), labels) if request.data else None
+    judged = dataset
+    if request.evaluation:
+        judged = data.in_order_of(data.load(request.evaluation), labels or (dataset.labels if dataset else ()))
     original = _opened(request, Path(request.model))
     doing = _Doing(request=request, recipe=recipe, arrays=_arrays(original, dataset), judged=judged, said=said)
     _measure(doing, "original", original, original, 0.0, ())

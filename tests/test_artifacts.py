@@ -47,7 +47,7 @@ def test_require_format_says_what_is_missing_or_allowed(tmp_path):
     with pytest.raises(InputError, match=r"a.tflite: no such file"):
         artifacts.require_format(tmp_path / "a.tflite")
     (tmp_path / "a.txt").touch()
-    with pytest.raises(InputError, match=r"a.txt: no artifact; one of .onnx, .ort, .tflite, .vela is needed"):
+    with pytest.raises(InputError, match=r"a.txt: no artifact; one of .mlmodel, .onnx, .ort, .tflite, .vela is needed"):
         artifacts.require_format(tmp_path / "a.txt")
 
 

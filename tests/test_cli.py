@@ -114,7 +114,7 @@ def test_targets_lists_shows_and_checks(cli, tmp_path):
     (tmp_path / "mine.toml").write_text('name = "Mine"\nformats = ["tflite"]\n[memory]\nram_bytes = 100\n')
     answer = cli("targets", "check", tmp_path / "mine.toml")
     assert answer.code == 2
-    assert "ram_bytes = 100 stands without a source" in answer.err
+    assert "ram_bytes = 100 has no source; a source is a URL" in answer.err
 
 
 def test_doctor_says_what_works(cli):

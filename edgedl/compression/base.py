@@ -137,6 +137,7 @@ def fine_tune(
         schedule=training.schedule,
         patience=training.patience,
         seed=context.seed,
+        paces=paces(model),
     )
     samples = Augmented.of(data, training.augment, context.seed) if training.augment else data
     guard = _Guard(model, math.ceil(data.count / training.batch_size), on_step)
@@ -161,6 +162,24 @@ def fine_tune(
     for note in result.notes:
         context.say(f"{where}: {note}")
     return result
+
+
+def paces(model: keras.Model) -> dict[str, float]:
+    """How fast each kernel may move, by path: in proportion to its size where that is far below an initialized one's.
+
+    Adam moves every weight by about the learning rate. A kernel that takes raw pixels, or that batch normalization was
+    folded into, may be a hundred times smaller than the sqrt(2 / fan_in) that He et al., arXiv:1502.01852, eq. (10),
+    draws, and is lost in a few steps; under half of that it is slowed. Steps relative to the weights are those of
+    Adafactor: Shazeer and Stern, arXiv:1804.04235, section 8.
+    """
+    from edgedl.compression.kernels import all_kernels
+
+    found = {}
+    for kernel in all_kernels(model):
+        size, least = float(np.sqrt(np.square(kernel.read()).mean())), math.sqrt(2 / kernel.fan_in) / 2
+        if 0 < size < least:
+            found[kernel.variable.path] = size / least
+    return found
 
 
 class _Guard:

@@ -37,7 +37,8 @@ class FitOptions:
     With `patience` training stops after so many epochs without a lower loss on the evaluation data (or on a
     seeded `holdout` share of the training data) and the best weights are kept; without it the last ones are.
     `loss` is a Keras loss, or one by output name; None chooses by outputs and targets. `mixed_precision` None means:
-    where there is a GPU for it. `devices` such as ("GPU:0", "GPU:1"); empty: all GPUs, else the CPU.
+    where there is a GPU for it. `devices` such as ("GPU:0", "GPU:1"); empty: all GPUs, else the CPU. `paces` are
+    factors on Adam's learning rate by the path of a variable; 1 for any other.
     """
 
     epochs: int = 20
@@ -51,6 +52,7 @@ class FitOptions:
     seed: int = 0
     mixed_precision: bool | None = None
     devices: tuple[str, ...] = ()
+    paces: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
@@ -297,10 +299,22 @@ def _optimizer(options: FitOptions, steps: int, *, mixed: bool) -> Any:
     if options.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     if options.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(rate)
+        optimizer = _paced_adam(rate, options.paces)
     else:
         optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
     return keras.optimizers.LossScaleOptimizer(optimizer) if mixed else optimizer
+
+
+def _paced_adam(rate: Any, paces: Mapping[str, float]) -> Any:
+    """Adam, with a learning rate of their own for some variables."""
+    import keras
+
+    class PacedAdam(keras.optimizers.Adam):  # type: ignore[misc]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            path = self._trainable_variables[self._get_variable_index(variable)].path
+            super().update_step(gradient, variable, learning_rate * paces.get(path, 1.0))
+
+    return PacedAdam(rate)
 
 
 def require_functional(model: keras.Model) -> None:

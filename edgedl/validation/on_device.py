@@ -55,7 +55,7 @@ class Ran:
 
 
 def run_all(
-    artifact: Artifact, settings: Sequence[Setting], inputs: Mapping[str, Path], *, repeats: int, chosen: bool
+    artifact: Artifact, settings: Sequence[Setting], inputs: Mapping[str, Path], *, repeats: int, chosen: bool = True
 ) -> list[Ran]:
     """Every sample in each setting; devices work side by side. Raises what the first of them raises.
 
