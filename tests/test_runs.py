@@ -238,7 +238,7 @@ def test_an_export_is_named_by_the_scheme_that_is_asked_for(project):
 def test_the_worst_verdict_is_the_exit_code(cli, project):
     validate = '[[validate]]\ndata = "d.npz"\n'
     inconclusive = validate + 'max-drop = "0.01pp"\n'
-    unchecked = validate + 'target = "nucleo-l4r5zi"\nlimit = "latency_ms=1"\n'
+    unchecked = validate + 'target = "esp32-s3-devkitc-1"\nlimit = "latency_ms=1"\n'
     failing = validate + 'limit = ["size_bytes=100"]\n'
     codes = {}
     for name, tables in {

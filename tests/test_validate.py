@@ -99,13 +99,14 @@ def test_classes_of_the_data_are_matched_with_those_of_the_artifact_by_name(cli,
 
 def test_targets_are_judged_with_their_kernels_and_never_by_this_machines_latency(cli, trained, data):
     given = ("--reference", trained / "m.keras", "--data", data / "test.npz", "--limit", "latency_ms=1000")
-    targets = ("--target", "host", "--target", "nucleo-h743zi2")
+    targets = ("--target", "host", "--target", "nucleo-h743zi2", "--target", "esp32-s3-devkitc-1")
     answer = cli("validate", trained / "a.tflite", *given, *targets, "--json")
     assert answer.code == 7
     assert named(answer, "latency_ms", "host")["verdict"] == "pass"
-    there = named(answer, "latency_ms", "nucleo-h743zi2")
+    assert named(answer, "latency_ms", "nucleo-h743zi2")["method"] == "predicted"
+    there = named(answer, "latency_ms", "esp32-s3-devkitc-1")
     assert (there["measured"], there["verdict"]) == (None, "unchecked")
-    assert answer.json["targets"] == ["host", "nucleo-h743zi2"]
+    assert answer.json["targets"] == ["host", "nucleo-h743zi2", "esp32-s3-devkitc-1"]
     assert named(answer, "size_bytes", "nucleo-h743zi2")["method"] == "static"
 
 
