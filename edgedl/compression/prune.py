@@ -31,7 +31,7 @@ Masker = Callable[[Sequence["Array"], float], list[Mask]]  # (values of each ker
 
 @dataclass(frozen=True, kw_only=True)
 class MagnitudeOptions:
-    """`scope` layer makes every kernel as sparse, global the whole, kernels compared by |w| * sqrt(fan-in).
+    """`scope` layer makes every kernel as sparse, global the whole, compared by LAMP scores.
 
     The polynomial `schedule` reaches `sparsity` after the share `ramp` of the fine-tuning, the constant one at once.
     """
@@ -80,11 +80,10 @@ class Magnitude:
         """A copy with the sparsity asked for, fine-tuned where the step trains; says what was reached."""
         made = copy_of(model)
         chosen = kernels(made, context)
-        fan_in = [k.fan_in for k in chosen]
 
         def masker(values: Sequence[Array], share: float) -> list[Mask]:
             if options.scope == "global":
-                return sparsity.global_masks(values, fan_in, share)
+                return sparsity.global_masks(values, share)
             return [sparsity.magnitude_mask(v, share) for v in values]
 
         return _Pruning(made, chosen, masker, context).run(data, options.sparsity, options.schedule, options.ramp)
