@@ -15,7 +15,7 @@ from edgedl.compression import sparsity
 from edgedl.compression.base import Context, Data, fine_tune, re_estimate_batch_norm
 from edgedl.compression.kernels import Kernel, copy_of, kernels, keyed, share_text
 from edgedl.compression.masks import Hold, zeros
-from edgedl.compression.preservation import preserved
+from edgedl.compression.preservation import Steps, preserved
 from edgedl.compression.sparsity import Mask, Schedule
 from edgedl.errors import InputError
 from edgedl.models.tensors import operations
@@ -207,15 +207,12 @@ class _Pruning:
         self.hold(model)
 
     def _train(self, data: Data, training: Any, final: float, schedule: Schedule, ramp: float) -> None:
-        def on_step(trainee: Any, done: int, total: int) -> None:
-            if self.others:
-                self.others(trainee, done, total)
+        def update(trainee: Any, done: int, total: int) -> None:
             last = sparsity.last_update(total, ramp)
-            self.hold(trainee)
             if schedule == "polynomial" and sparsity.is_update(done, last):
                 self.prune(trainee, sparsity.sparsity_at(done, last, final=final, schedule=schedule))
 
-        fine_tune(self.model, data, training, self.context, on_step=on_step)
+        fine_tune(self.model, data, training, self.context, on_step=Steps([self.others, self.hold, update]))
 
     def _settle(self, data: Data) -> None:
         if any(type(op).__name__ == "BatchNormalization" for op in operations(self.model)):
