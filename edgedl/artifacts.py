@@ -125,9 +125,7 @@ def info_from_json(value: dict[str, Any]) -> ArtifactInfo:
         format=value["format"],
         inputs=specs_from_json(value["inputs"]),
         outputs=specs_from_json(value["outputs"]),
-        ops=tuple(
-            OpInfo(**{**o, "inputs": tuple(o["inputs"]), "outputs": tuple(o["outputs"])}) for o in value.get("ops", ())
-        ),
+        ops=tuple(OpInfo(**_tuples(o)) for o in value.get("ops", ())),
         weight_bytes=value.get("weight_bytes", {}),
         metadata=value.get("metadata", {}),
     )

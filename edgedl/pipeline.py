@@ -28,6 +28,8 @@ from edgedl import (
 )
 from edgedl.contract.op_versions import parse_pins
 from edgedl.errors import InputError
+from edgedl.latency import requests as latency
+from edgedl.latency.fitted import MODELS
 from edgedl.types import Artifact, ExportOptions, Report, Scheme, Target, Verdict, to_json
 from edgedl.validation import benchmark as benchmarking
 from edgedl.validation import estimates, planning, statistics, tripwire
@@ -253,15 +255,36 @@ def benchmark(
     repeats: int = 200,
     seed: int = 0,
     gate: StrPath | None = None,
+    predict: StrPath | None = None,
+    core: str | None = None,
+    clock_hz: float | None = None,
+    latency_models: StrPath | None = None,
+    threads_as_published: bool = True,
 ) -> dict[str, Any]:
     """Time artifacts on this machine on seeded random input, taking turns; ratios are to the first.
 
     A target whose device is there has a row of its own. `gate` is an earlier result, whose instructions are the limit.
+    On other targets latency is predicted; so are, with nothing measured, the models in the table of operators
+    `predict`, and anything on a `core` at `clock_hz`.
     """
     paths = [Path(f) for f in files]
+    asked = latency.Request(
+        files=tuple(paths),
+        table=Path(predict) if predict else None,
+        targets=_profiles(targets),
+        core=core,
+        clock_hz=clock_hz,
+        runtime=runtime,
+        threads=None if threads_as_published else threads,
+        models=Path(latency_models) if latency_models else MODELS,
+    )
+    if asked.is_alone or clock_hz:
+        return {"predictions": to_json(latency.answer(asked))}
     if gate:
         tripwire.judge([], Path(gate))  # refused before anything runs
-    found = benchmarking.run(paths, _profiles(targets), runtime=runtime, threads=threads, repeats=repeats, seed=seed)
+    found = benchmarking.run(paths, asked.targets, runtime=runtime, threads=threads, repeats=repeats, seed=seed)
+    predictions = to_json(latency.answer(asked))
+    found |= {"predictions": predictions} if predictions else {}
     return found | ({"gate": tripwire.judge(found["results"], Path(gate))} if gate else {})
 
 

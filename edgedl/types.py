@@ -226,13 +226,22 @@ class ExportResult:
 
 @dataclass(frozen=True, kw_only=True)
 class OpInfo:
-    """One operator: its place in the graph, the field's name for it, its version, the names of its tensors."""
+    """One operator: its place in the graph, the field's name for it, its version, the names of its tensors.
+
+    What a latency prediction needs: `dtype` of the output, shapes of the first input, of the weights (out, height,
+    width, in) and of the first output, () where there is none, a free size counting as 1; `stride` (height, width).
+    """
 
     index: int
     name: str
     version: int | None = None
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    dtype: str = ""
+    in_shape: tuple[int, ...] = ()
+    weight_shape: tuple[int, ...] = ()
+    out_shape: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,19 +7,20 @@ SIDE, CHANNELS, KINDS = 8, 4, 3
 
 
 def small_model(
-    path, *, dense_version=1, scale=0.05, conv_scale=0.1, op="FULLY_CONNECTED", float_output=False, named=True, seed=0
-):
-    """image (1, 8, 8, 1) int8 -> CONV_2D 3x3, 4 channels -> `op` -> kind (1, 3) int8, or float. Returns the path."""
+    path, *, dense_version=1, scale=0.05, conv_scale=0.1, op="FULLY_CONNECTED", float_output=False, named=True, seed=0,
+    side=SIDE,
+):  # fmt: skip
+    """image (1, side, side, 1) int8 -> CONV_2D 3x3, 4 channels -> `op` -> kind (1, 3) int8, or float. The path."""
     rng = np.random.default_rng(seed)
     weights = rng.integers(-127, 128, (CHANNELS, 3, 3, 1)).astype(np.int8)
-    dense = rng.integers(-127, 128, (KINDS, SIDE * SIDE * CHANNELS)).astype(np.int8)
+    dense = rng.integers(-127, 128, (KINDS, side * side * CHANNELS)).astype(np.int8)
     arrays = [weights, np.zeros(CHANNELS, np.int32), dense, np.zeros(KINDS, np.int32)]
     buffers = [fb.BufferT(), *(fb.BufferT(data=np.frombuffer(a.tobytes(), np.uint8)) for a in arrays)]
     tensors = [
-        _tensor("image", (1, SIDE, SIDE, 1), "INT8", [scale]),
+        _tensor("image", (1, side, side, 1), "INT8", [scale]),
         _tensor("conv/weights", weights.shape, "INT8", [0.01] * CHANNELS, buffer=1),
         _tensor("conv/bias", (CHANNELS,), "INT32", [scale * 0.01] * CHANNELS, buffer=2),
-        _tensor("conv", (1, SIDE, SIDE, CHANNELS), "INT8", [conv_scale]),
+        _tensor("conv", (1, side, side, CHANNELS), "INT8", [conv_scale]),
         _tensor("dense/weights", dense.shape, "INT8", [0.002], buffer=3),
         _tensor("dense/bias", (KINDS,), "INT32", [0.1 * 0.002], buffer=4),
         _tensor("kind", (1, KINDS), "INT8", [0.2]),
@@ -46,9 +47,9 @@ def small_model(
     return path
 
 
-def images(count, seed=0):
-    """x (count, 8, 8, 1) float32 in the range of the model's input."""
-    return np.random.default_rng(seed).uniform(-6, 6, (count, SIDE, SIDE, 1)).astype(np.float32)
+def images(count, seed=0, side=SIDE):
+    """x (count, side, side, 1) float32 in the range of the model's input."""
+    return np.random.default_rng(seed).uniform(-6, 6, (count, side, side, 1)).astype(np.float32)
 
 
 def _tensor(name, shape, dtype, scale, buffer=0):

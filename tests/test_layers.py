@@ -9,7 +9,7 @@ FLOORS = [
     {"types", "plugins", "agent", "toml", "user_code"},
     {"worker", "targets", "contract", "recipes", "data", "readers", "preprocessing"},
     {"models", "graph", "model_file", "artifacts", "fitting"},
-    {"compression", "training", "devices", "exporting", "inspection", "doctor"},
+    {"compression", "training", "devices", "latency", "exporting", "inspection", "doctor"},
     {"validation"},
     {"reporting", "stepwise"},
     {"packaging"},

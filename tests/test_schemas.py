@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from edgedl import devices, plugins, reporting, targets, types
+from edgedl.latency.prediction import Prediction
 from edgedl.types import Artifact, Check, Lineage, Method, Report, TensorSpec, Verdict, to_json
 
 SCHEMAS = {
@@ -62,6 +63,8 @@ COUNTED = {
     "latency_ms": None, "method": "emulated", "instructions": 9, "instruction_classes": {"simd_fp": 9}, "notes": [],
     "core": "cortex-a72", "emulator": "qemu-aarch64 7", "runtime_version": "litert 2", "inference": 6, "device": "d",
 }  # fmt: skip
+PREDICTED = to_json(Prediction(model="m", latency_ms=2.0, low=1.5, high=3.0, macs_per_clock_ms=2.5, target="t",
+                               runtime="tflm@2.3", core="cortex-m4", clock_hz=80e6, basis="4 figures"))  # fmt: skip
 MANIFEST = {
     "manifest_version": "1.0", "name": "digits", "version": "1.0.0",
     "artifact": {"file": "model.tflite", "format": "tflite", "scheme": "fp32", "sha256": SHA,
@@ -93,7 +96,9 @@ EXAMPLES = {
         {"results": [ROW, COUNTED], "gate": {
             "baseline": "b.json", "growth_limit": 0.01, "verdict": "fail", "why": "", "entries": [
                 {"artifact": "a", "target": "t", "measured": 3, "baseline": 2, "growth": 0.5, "verdict": "fail",
-                 "why": "more"}]}}],
+                 "why": "more"}]}},
+        {"results": [ROW], "predictions": [PREDICTED]},
+        {"predictions": [PREDICTED, {**PREDICTED, "latency_ms": None, "low": None, "high": None, "refused": "far"}]}],
     "export": [to_json(ARTIFACT)],
     "inspect": [{"kind": "artifact", "format": "tflite", "inputs": [to_json(TENSOR)],
                  "ops": [to_json(types.OpInfo(index=0, name="ADD"))]}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -85,6 +86,8 @@ def _difference(diff: dict[str, Any]) -> Table:
 
 def benchmark(found: dict[str, Any]) -> list[Table]:
     """Times here, with ratios to the first artifact, and what each needs besides; then what devices and gate tell."""
+    if "results" not in found:
+        return []
     here = [row for row in found["results"] if row["method"] == "measured-host"]
     threads = ", ".join(sorted({str(row["threads"]) for row in here}))
     times = _figures("runtime", "latency", "p90", "ratio", title=f"threads: {threads}")
@@ -107,6 +110,26 @@ def benchmark(found: dict[str, Any]) -> list[Table]:
             number(row["size_bytes"], "bytes"),
         )
     return [times, needs, *_on_devices([r for r in found["results"] if r not in here]), *_gate(found.get("gate"))]
+
+
+def predictions(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """Predicted latency with its interval, beside what multiply-accumulates and clock alone say."""
+    if not rows:
+        return []
+    table = Table(title="predicted, 90 % intervals", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                  show_edge=False)  # fmt: skip
+    table.add_column("model", overflow="fold")
+    table.add_column("where", overflow="fold")
+    table.add_column("latency", justify="right", no_wrap=True)
+    table.add_column("MACs per clock", justify="right", no_wrap=True)
+    table.add_column("runtime", overflow="fold")
+    for row in rows:
+        clock = f" at {row['clock_hz'] / 1e6:g} MHz" if row["clock_hz"] else ""
+        plain = number(row["macs_per_clock_ms"], "ms") if row["macs_per_clock_ms"] else ""
+        told = interval(row["latency_ms"], row["low"], row["high"], "ms") if not row["refused"] else "refused"
+        place = row["target"] or f"{row['core']}{clock}"
+        table.add_row(row["model"], place, told, plain, row["refused"] or row["runtime"])
+    return [table]
 
 
 def _on_devices(rows: list[dict[str, Any]]) -> list[Table]:

@@ -28,7 +28,17 @@ from edgedl.types import (
     Verdict,
     to_json,
 )
-from edgedl.validation import accuracy, benchmark, estimates, evaluate, metrics, on_device, parity, provenance
+from edgedl.validation import (
+    accuracy,
+    benchmark,
+    estimates,
+    evaluate,
+    metrics,
+    on_device,
+    parity,
+    predicted,
+    provenance,
+)
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.evaluate import Setting
@@ -89,6 +99,8 @@ def validate(request: Request) -> Report:
         told, said = estimates.checks(case.artifact, target, request.gates, case.inputs) if target else ([], [])
         notes += said
         ran = case.ran[_key(setting)]
+        if target and not (ran.figures and ran.figures.timing):
+            told += predicted.latency(case.info, target, request.gates)
         if ran.refused:
             checks.append(_does_not_run(target, setting, ran.refused))
         else:

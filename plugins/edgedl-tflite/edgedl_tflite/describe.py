@@ -12,6 +12,7 @@ from edgedl.types import ArtifactInfo, OpInfo, TensorSpec, to_json
 from edgedl_tflite import flatbuffer, metadata
 
 IDENTIFIER = b"TFL3"  # at byte 4
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D", "SVDF")
 UNRESOLVED = ("unresolved custom op", "Select TensorFlow op", "regular TensorFlow ops")
 
 
@@ -127,15 +128,39 @@ def _tensor(name: str, tensor: Any) -> TensorSpec:
 
 def _operators(model: Any) -> tuple[OpInfo, ...]:
     names = {id(graph): flatbuffer.names(model, graph) for graph in model.subgraphs}
-    return tuple(_operator(model, i, names[id(g)], op) for i, (g, op) in enumerate(flatbuffer.operators(model)))
+    return tuple(_operator(model, i, g, names[id(g)], op) for i, (g, op) in enumerate(flatbuffer.operators(model)))
 
 
-def _operator(model: Any, index: int, names: list[str], op: Any) -> OpInfo:
+def _operator(model: Any, index: int, graph: Any, names: list[str], op: Any) -> OpInfo:
     inputs, outputs = (
         tuple(names[i] for i in (side if side is not None else ()) if i >= 0) for side in (op.inputs, op.outputs)
     )
     version = int(model.operatorCodes[op.opcodeIndex].version)
-    return OpInfo(index=index, name=flatbuffer.op_name(model, op), version=version, inputs=inputs, outputs=outputs)
+    work = _work(model, graph, op)
+    return OpInfo(
+        index=index, name=flatbuffer.op_name(model, op), version=version, inputs=inputs, outputs=outputs, **work
+    )
+
+
+def _work(model: Any, graph: Any, op: Any) -> dict[str, Any]:
+    """The shapes that say how much an operator has to do."""
+    inside = [graph.tensors[i] for i in (op.inputs if op.inputs is not None else ()) if i >= 0]
+    outside = [graph.tensors[i] for i in (op.outputs if op.outputs is not None else ()) if i >= 0]
+    computed = [t for t in inside if flatbuffer.constant(model, t) is None]
+    weights = [t for t in inside if len(_sizes(t)) > 1 and flatbuffer.constant(model, t) is not None]
+    options = op.builtinOptions
+    strides = [getattr(options, name, None) for name in ("strideH", "strideW")]
+    return {
+        "dtype": flatbuffer.dtype_name(outside[0].type) if outside else "",
+        "in_shape": _sizes(computed[0]) if computed else (),
+        "weight_shape": _sizes(weights[0]) if weights and flatbuffer.op_name(model, op) in WEIGHTED else (),
+        "out_shape": _sizes(outside[0]) if outside else (),
+        "stride": tuple(int(s) for s in strides if s is not None),
+    }
+
+
+def _sizes(tensor: Any) -> tuple[int, ...]:
+    return () if tensor.shape is None else tuple(int(n) for n in tensor.shape)
 
 
 def _metadata(path: str, data: bytes, model: Any) -> dict[str, Any]:
