@@ -71,9 +71,10 @@ def make_ours(technique: Technique, subject: Subject, folder: Path) -> Made:
     model, work, wall, peak = subject.model, 0.0, 0.0, 0
     macs: int | None = None
     notes: list[str] = []
-    if technique.steps:
-        recipe, model = folder / "recipe.toml", folder / "model.keras"
-        recipe.write_text(_toml(technique.steps))
+    if technique.steps or technique.recipe:
+        recipe, model = technique.recipe or folder / "recipe.toml", folder / "model.keras"
+        if technique.steps:
+            (folder / "recipe.toml").write_text(_toml(technique.steps))
         asked = ["--recipe", recipe, "--data", subject.train, "--eval", subject.test, "--seed", SEED, "--json"]
         out, wall, peak = process(EDGEDL, "compress", subject.model, *asked, "-o", model, folder=folder)
         rows = json.loads(out)["rows"]
@@ -175,13 +176,6 @@ def measure(subject: Subject, chosen: Sequence[Technique], folder: Path) -> list
         except FailedError as e:
             rows.append(Row(group=technique.group, tool=technique.tool, name=technique.name, notes=(str(e),)))
     return [_beside(row, rows, judge) for row in rows]
-
-
-def _made(technique: Technique, subject: Subject, floats: dict[str, Path], folder: Path) -> Made:
-    if why := why_not(technique):
-        message = f"skipped: {why}"
-        raise FailedError(message)
-    return make_peer(technique, subject, floats, folder) if technique.script else make_ours(technique, subject, folder)
 
 
 def _beside(row: Row, rows: Sequence[Row], judge: Judge) -> Row:

@@ -78,6 +78,7 @@ SOURCES = {
     "ic": _Source(data=cifar, folder="cifar10", model="mlperf_tiny/ic/pretrainedResnet.h5"),
     "kws": _Source(data=digits, folder="free_spoken_digits", architecture="ds-cnn", epochs=30),
     "fashion": _Source(data=fashion, folder="fashion_mnist", architecture="mobilenet-tiny", epochs=3),
+    "phone": _Source(data=fashion, folder="fashion_mnist", architecture="mobilenet-v2", epochs=3),
 }
 
 

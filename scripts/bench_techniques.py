@@ -13,12 +13,13 @@ Step = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Technique:
-    """One line of the table. Without `script` it is edgedl's: `steps`, then an export in `scheme`."""
+    """One line of the table. Without `script` it is edgedl's: `steps` or a shipped `recipe`, then an export."""
 
     group: str
     tool: str
     name: str
     steps: tuple[Step, ...] = ()
+    recipe: str = ""
     scheme: str | None = "int8"
     script: str = ""
     modules: tuple[str, ...] = ()  # what the script imports
@@ -36,7 +37,7 @@ def techniques(epochs: int | None) -> list[Technique]:
     def training(own: int, **more: Any) -> Step:
         return {"epochs": epochs or own, "learning_rate": LEARNING_RATE, "batch_size": 32, **more}
 
-    return [*_post_training(), *_quantization_aware(training(1)), *_smaller(training)]
+    return [*_post_training(), *_quantization_aware(training(1)), *_smaller(training), *_recipes()]
 
 
 def _ours(group: str, name: str, *steps: Step, scheme: str | None = None) -> Technique:
@@ -106,3 +107,10 @@ def _smaller(training: Any) -> Iterator[Technique]:
         {"kind": "prune", "method": "channels", "goal": {"macs": 0.5}, "importance": "taylor", "training": taught},
         scheme="int8",
     )
+
+
+def _recipes() -> Iterator[Technique]:
+    """Shipped recipes, with their own training; no peer has the like but in pieces."""
+    yield _ours("int4", "export --scheme int4", scheme="int4")
+    for group, recipe in (("int4", "int4"), ("download", "download-half"), ("download", "download-least")):
+        yield Technique(group=group, tool="edgedl", name=f"recipe {recipe}", recipe=recipe, scheme=None)

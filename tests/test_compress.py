@@ -56,6 +56,21 @@ def test_compress_takes_the_users_own_model_in_a_notebook(normed):
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 
 
+def test_compress_in_a_notebook_takes_a_model_with_dropout():
+    import keras
+
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.5), keras.layers.Dense(3, name="kind")]
+    model = keras.Sequential([keras.Input((4,), name="x"), *layers])
+    x, told = np.random.default_rng(0).random((64, 4), np.float32), []
+    before = np.asarray(model(x))
+    made = edgedl.compress(model, {"step": [{"kind": "quantize"}]}, x, said=told.append)
+    assert told[0].startswith("training-only layers removed: dropout")
+    np.testing.assert_allclose(made(x), before, atol=0.05)
+    np.testing.assert_array_equal(model(x), before)
+    assert any(isinstance(layer, keras.layers.Dropout) for layer in model.layers)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -19,21 +19,26 @@ def test_magnitude_mask_breaks_ties_by_position():
     assert sparsity.magnitude_mask(np.ones(4), 0.5).tolist() == [False, False, True, True]
 
 
-def test_global_masks_compare_kernels_by_fan_in():
-    narrow, wide = np.full(10, 1.0), np.full(10, 0.6)  # times sqrt(1) and sqrt(4)
+def test_lamp_scores_are_squares_over_the_rest():
+    np.testing.assert_allclose(sparsity.lamp_scores(np.array([[1.0, -4], [3, 2]])), [[1 / 30, 1], [9 / 25, 4 / 29]])
 
-    masks = sparsity.global_masks([narrow, wide], [1, 4], 0.5)
 
-    assert [m.sum() for m in masks] == [0, 10]
-    plain = sparsity.global_masks([narrow, wide], [1, 1], 0.5)
-    assert [m.sum() for m in plain] == [10, 0]
+def test_global_masks_do_not_go_by_the_scale_of_a_layer():
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(4, 9)), rng.normal(size=(50,))]
+
+    masks = sparsity.global_masks(arrays, 0.5)
+
+    scaled = sparsity.global_masks([arrays[0] * 1000, arrays[1]], 0.5)
+    assert all((a == b).all() for a, b in zip(masks, scaled, strict=True))
+    assert all(m.any() for m in sparsity.global_masks(arrays, 0.97))
 
 
 def test_global_masks_reach_the_share_over_all():
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(3, 3, 4, 8)), rng.normal(size=(100,)) * 5]
 
-    masks = sparsity.global_masks(arrays, [36, 1], 0.6)
+    masks = sparsity.global_masks(arrays, 0.6)
 
     assert sum((~m).sum() for m in masks) == round(0.6 * (288 + 100))
     assert [m.shape for m in masks] == [a.shape for a in arrays]

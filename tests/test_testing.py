@@ -54,7 +54,7 @@ class Unknown(Copy):
 
 
 class Orphan(Copy):
-    format, source = "orphan", ("tflite", "weight_only_wi4_afp32")
+    format, source = "orphan", ("onnx", "weight_only_wi4_afp32")
 
 
 class Random(Copy):
@@ -181,7 +181,7 @@ def test_a_sound_exporter_of_another_package_passes(_broken, tmp_path):
     [
         ("misnamed", "its format is 'another'; the name of the entry point and it must agree"),
         ("unknown", "schemes are from fp32, fp16.*; got int9"),
-        ("orphan", "made from tflite, which has no weight_only_wi4_afp32"),
+        ("orphan", "made from onnx, which has no weight_only_wi4_afp32"),
         ("random", "fp32: the same model, data and seed give other bytes the second time"),
         ("littering", "fp32: writes model.log beside the file asked for"),
         ("crashing", "fp32: EdgedlError: .*ZeroDivisionError"),

@@ -24,6 +24,7 @@ SHAPES = {
     "cnn-small": (8, 8, 1),
     "resnet8": (32, 32, 3),
     "mobilenet-tiny": (16, 16, 3),
+    "mobilenet-v2": (16, 16, 3),
     "ds-cnn": (49, 10, 1),
     "cnn1d": (26, 3),
     "gru": (26, 3),
@@ -83,6 +84,7 @@ def test_architecture_is_made_of_what_targets_take(name):
     assert [model.inputs[0].name, *model.output_names] == ["input", "output"]
     allowed = {"Conv1D", "Conv2D", "DepthwiseConv2D", "Dense", "GRU", "BatchNormalization", "ReLU", "Add", "Rescaling"}
     allowed |= {"MaxPooling1D", "MaxPooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Dropout"}
+    allowed |= {"ZeroPadding2D"}
     assert {type(layer).__name__ for layer in model.layers} - {"InputLayer"} <= allowed
     assert {getattr(layer, "max_value", None) for layer in model.layers} <= {None, 6.0}
     assert len({layer.name for layer in model.layers} & {"normalize", "output"}) == 2

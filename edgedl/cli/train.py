@@ -12,7 +12,7 @@ from edgedl.cli import options
     "--model",
     required=True,
     metavar="ARCH|module:function",
-    help="cnn-small, resnet8, mobilenet-tiny, ds-cnn, cnn1d, gru, mlp, autoencoder, or yours.",
+    help="cnn-small, resnet8, mobilenet-tiny, mobilenet-v2, ds-cnn, cnn1d, gru, mlp, autoencoder, or yours.",
 )
 @click.option("--data", required=True, metavar="DATA", help="Training samples with their targets.")
 @click.option("--eval", "evaluation", metavar="DATA", help="Judged on after each epoch, for early stopping.")

@@ -39,6 +39,14 @@ class Augmented(TrainingData):
         inputs, targets = super().take(positions)
         return augmented(inputs, self.kinds, self.generator), targets
 
+    def state(self) -> Any:
+        """Of the random generator."""
+        return self.generator.bit_generator.state
+
+    def restore(self, state: Any) -> None:
+        """Go on drawing where `state` was asked for."""
+        self.generator.bit_generator.state = state
+
     def split(self, fraction: float, seed: int) -> tuple[TrainingData, TrainingData]:
         """As for all training data; what is held out stays as it is."""
         kept, held = super().split(fraction, seed)

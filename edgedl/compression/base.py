@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ from edgedl.compression.augmentation import Augmented
 from edgedl.compression.distillation import Teaching
 from edgedl.errors import InputError
 from edgedl.fitting import FitOptions, FitResult, OnStep, fit
+from edgedl.fitting.checkpoints import Checkpoint
 from edgedl.fitting.losses import packed
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.models import specs
@@ -154,7 +156,14 @@ def fine_tune(
         raise InputError(message)
     trainee = teaching.trainee if teaching else model
     try:
-        result = fit(trainee, samples, options, objective=teaching.objective if teaching else None, on_step=guard)
+        result = fit(
+            trainee,
+            samples,
+            options,
+            objective=teaching.objective if teaching else None,
+            on_step=guard,
+            checkpoint=_checkpoint(model, options, context, {"on_step": on_step, "samples": samples}),
+        )
     except InputError as e:
         if "diverged" not in str(e):
             raise
@@ -164,21 +173,35 @@ def fine_tune(
     return result
 
 
-def paces(model: keras.Model) -> dict[str, float]:
-    """How fast each kernel may move, by path: in proportion to its size where that is far below an initialized one's.
+def _checkpoint(
+    model: keras.Model, options: FitOptions, context: Context, keepers: Mapping[str, Any]
+) -> Checkpoint | None:
+    """A file in the step's folder that goes by what the training starts from; None where there is no folder."""
+    if context.folder is None:
+        return None
+    start = hashlib.sha256(repr(replace(options, paces={})).encode())  # which follow from the weights
+    for weights in model.get_weights():
+        start.update(weights.tobytes())
+    return Checkpoint(context.folder / f"training-{start.hexdigest()[:16]}.npz", keepers)
 
-    Adam moves every weight by about the learning rate. A kernel that takes raw pixels, or that batch normalization was
-    folded into, may be a hundred times smaller than the sqrt(2 / fan_in) that He et al., arXiv:1502.01852, eq. (10),
-    draws, and is lost in a few steps; under half of that it is slowed. Steps relative to the weights are those of
-    Adafactor: Shazeer and Stern, arXiv:1804.04235, section 8.
+
+def paces(model: keras.Model) -> dict[str, Array]:
+    """How fast each weight of a kernel may move, by path: in proportion to its channel's size where that is small.
+
+    Adam moves every weight by about the learning rate. Channels that take raw pixels, or that batch normalization was
+    folded into, may be hundreds of times smaller than the sqrt(2 / fan_in) that He et al., arXiv:1502.01852, eq. (10),
+    draws, and are lost in a few steps. Steps relative to the weights are those of Adafactor: Shazeer and Stern,
+    arXiv:1804.04235, section 8.
     """
     from edgedl.compression.kernels import all_kernels
 
     found = {}
     for kernel in all_kernels(model):
-        size, least = float(np.sqrt(np.square(kernel.read()).mean())), math.sqrt(2 / kernel.fan_in) / 2
-        if 0 < size < least:
-            found[kernel.variable.path] = size / least
+        matrix = kernel.matrix(kernel.read())
+        pace = np.sqrt(np.square(matrix).mean(axis=0) * kernel.fan_in / 2)
+        if (pace < 1).any():
+            full = np.broadcast_to(np.minimum(pace, 1), matrix.shape)
+            found[kernel.variable.path] = kernel.unmatrix(full).astype(np.float32)
     return found
 
 

@@ -18,7 +18,7 @@ from edgedl.compression import clustering
 from edgedl.compression.base import Context, Data, fine_tune, re_estimate_batch_norm
 from edgedl.compression.fold import fold
 from edgedl.compression.kernels import Kernel, copy_of, kernels, share_text
-from edgedl.compression.preservation import preserved
+from edgedl.compression.preservation import Steps, preserved
 from edgedl.compression.sharing import Centroids, Codes, StraightThrough, Values
 from edgedl.errors import EdgedlError, InputError
 from edgedl.graph import flattened
@@ -93,12 +93,7 @@ class Cluster:
         if training is None:
             return
 
-        def on_step(trainee: Any, done: int, total: int) -> None:
-            sharing(trainee, done, total)
-            if others:
-                others(trainee, done, total)
-
-        fine_tune(made, data, training, context, on_step=on_step)
+        fine_tune(made, data, training, context, on_step=Steps([sharing, others]))
 
 
 def _folded(model: keras.Model, context: Context) -> keras.Model:

@@ -33,6 +33,14 @@ class Hold:
 
         self._masks |= {key: tf.constant(mask) for key, mask in masks.items()}
 
+    def state(self) -> dict[str, Any]:
+        """The masks, see `edgedl.fitting.checkpoints`."""
+        return {key: mask.numpy() for key, mask in self._masks.items()}
+
+    def restore(self, state: Mapping[str, Mask]) -> None:
+        """Hold these masks."""
+        self.update(state)
+
     def __call__(self, trainee: Any, done: int = 0, total: int = 0) -> None:  # noqa: ARG002
         """Set masked weights of `trainee`, the model or a copy of it, to 0."""
         import tensorflow as tf

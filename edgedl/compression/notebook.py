@@ -11,6 +11,7 @@ from edgedl import compression, recipes
 from edgedl.errors import InputError
 from edgedl.fitting.samples import TrainingData
 from edgedl.models import specs
+from edgedl.models.cleaning import clean
 
 if TYPE_CHECKING:
     import keras
@@ -25,9 +26,15 @@ def compress(
     seed: int = 0,
     said: Callable[[str], None] = lambda _: None,
 ) -> keras.Model:
-    """A new model; `recipe` is a name, a path or a table, `data` x or (x, y), each an array or a dict by name."""
+    """A new model; `recipe` is a name, a path or a table, `data` x or (x, y), each an array or a dict by name.
+
+    Training-only layers go and mixed precision becomes float32, as in a model that comes from a file; `said` hears it.
+    """
     load = recipes.from_table if isinstance(recipe, Mapping) else recipes.load
-    return compression.run(model, load(recipe, overrides=overrides), _samples(model, data), seed=seed, say=said)
+    chosen, (cleaned, notes) = load(recipe, overrides=overrides), clean(model, take=False)
+    for note in notes:
+        said(note)
+    return compression.run(cleaned, chosen, _samples(model, data), seed=seed, say=said)
 
 
 def _samples(model: keras.Model, data: Any) -> TrainingData | None:

@@ -17,6 +17,7 @@ from edgedl.compression.kernels import Kernel, all_kernels
 from edgedl.compression.masks import Hold, zeros
 from edgedl.compression.sharing import Centroids, Codes, StraightThrough
 from edgedl.fitting import OnStep
+from edgedl.fitting.checkpoints import Keeper
 
 if TYPE_CHECKING:
     import keras
@@ -49,7 +50,7 @@ def preserved(model: keras.Model, *, without: Sequence[Kernel] = ()) -> OnStep |
         steps.append(StraightThrough([k for k, _ in floats], Centroids([c for _, c in floats]), None))
     if masks := zeros([k for k in found if k.key not in keys]):
         steps.append(Hold(masks))
-    return _Steps(steps) if steps else None
+    return Steps(steps) if steps else None
 
 
 def shared_codes(matrix: Array) -> Array | None:
@@ -84,12 +85,23 @@ def _as_coded(matrix: Array, codes: Array) -> Coded:
     return Coded(book=book, scales=(scales,), prices=(0.0,))
 
 
-class _Steps:
-    """Several as one."""
+class Steps:
+    """Several on_steps as one; those that are None are left out."""
 
-    def __init__(self, steps: Sequence[OnStep]) -> None:
-        self.steps = steps
+    def __init__(self, steps: Sequence[OnStep | None]) -> None:
+        self.steps = [step for step in steps if step is not None]
 
     def __call__(self, trainee: Any, done: int, total: int) -> None:
+        """One after the other."""
         for step in self.steps:
             step(trainee, done, total)
+
+    def state(self) -> list[Any]:
+        """Of each, None where it keeps nothing; see `edgedl.fitting.checkpoints`."""
+        return [step.state() if isinstance(step, Keeper) else None for step in self.steps]
+
+    def restore(self, state: Sequence[Any]) -> None:
+        """As they were."""
+        for step, kept in zip(self.steps, state, strict=True):
+            if isinstance(step, Keeper):
+                step.restore(kept)

@@ -15,7 +15,7 @@ from edgedl.compression import sparsity
 from edgedl.compression.base import Context, Data, fine_tune, re_estimate_batch_norm
 from edgedl.compression.kernels import Kernel, copy_of, kernels, keyed, share_text
 from edgedl.compression.masks import Hold, zeros
-from edgedl.compression.preservation import preserved
+from edgedl.compression.preservation import Steps, preserved
 from edgedl.compression.sparsity import Mask, Schedule
 from edgedl.errors import InputError
 from edgedl.models.tensors import operations
@@ -31,7 +31,7 @@ Masker = Callable[[Sequence["Array"], float], list[Mask]]  # (values of each ker
 
 @dataclass(frozen=True, kw_only=True)
 class MagnitudeOptions:
-    """`scope` layer makes every kernel as sparse, global the whole, kernels compared by |w| * sqrt(fan-in).
+    """`scope` layer makes every kernel as sparse, global the whole, compared by LAMP scores.
 
     The polynomial `schedule` reaches `sparsity` after the share `ramp` of the fine-tuning, the constant one at once.
     """
@@ -80,11 +80,10 @@ class Magnitude:
         """A copy with the sparsity asked for, fine-tuned where the step trains; says what was reached."""
         made = copy_of(model)
         chosen = kernels(made, context)
-        fan_in = [k.fan_in for k in chosen]
 
         def masker(values: Sequence[Array], share: float) -> list[Mask]:
             if options.scope == "global":
-                return sparsity.global_masks(values, fan_in, share)
+                return sparsity.global_masks(values, share)
             return [sparsity.magnitude_mask(v, share) for v in values]
 
         return _Pruning(made, chosen, masker, context).run(data, options.sparsity, options.schedule, options.ramp)
@@ -208,15 +207,12 @@ class _Pruning:
         self.hold(model)
 
     def _train(self, data: Data, training: Any, final: float, schedule: Schedule, ramp: float) -> None:
-        def on_step(trainee: Any, done: int, total: int) -> None:
-            if self.others:
-                self.others(trainee, done, total)
+        def update(trainee: Any, done: int, total: int) -> None:
             last = sparsity.last_update(total, ramp)
-            self.hold(trainee)
             if schedule == "polynomial" and sparsity.is_update(done, last):
                 self.prune(trainee, sparsity.sparsity_at(done, last, final=final, schedule=schedule))
 
-        fine_tune(self.model, data, training, self.context, on_step=on_step)
+        fine_tune(self.model, data, training, self.context, on_step=Steps([self.others, self.hold, update]))
 
     def _settle(self, data: Data) -> None:
         if any(type(op).__name__ == "BatchNormalization" for op in operations(self.model)):

@@ -30,6 +30,14 @@ class Values(Protocol):
         """Bring the values in line with the floats, after a pass over the data."""
         ...
 
+    def state(self) -> Any:
+        """See `edgedl.fitting.checkpoints`."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """See `edgedl.fitting.checkpoints`."""
+        ...
+
 
 class Codes:
     """Integer codes of one codebook under per-channel scales."""
@@ -47,6 +55,17 @@ class Codes:
             self.coded = clustering.fit_codes(matrices, self.clusters, bits=self.bits, start=self.coded)
         elif self.bits is not None:
             self.coded = clustering.at_bits(self.coded, matrices, self.bits)
+
+    def state(self) -> Any:
+        """Codebook, scales and prices."""
+        book = self.coded.book
+        codebook = {"values": book.values, "bits": book.bits, "rate": book.rate}
+        return {"book": codebook, "scales": self.coded.scales, "prices": self.coded.prices}
+
+    def restore(self, state: Any) -> None:
+        """As they were."""
+        book = clustering.Codebook(**state["book"])
+        self.coded = Coded(book=book, scales=tuple(state["scales"]), prices=tuple(state["prices"]))
 
 
 class Centroids:
@@ -76,6 +95,14 @@ class Centroids:
         moved = [clustering.means(m, i, c) for (m, c), i in zip(pairs, indices, strict=True)]
         self.centroids = [np.sort(c, axis=0) for c in moved]
 
+    def state(self) -> Any:
+        """The centroids, and who has which once that is settled."""
+        return {"centroids": self.centroids, "fixed": self._fixed}
+
+    def restore(self, state: Any) -> None:
+        """As they were."""
+        self.centroids, self._fixed = state["centroids"], state["fixed"]
+
 
 class StraightThrough:
     """An on_step under which the kernels keep to shared values. Zeros stay zeros."""
@@ -100,6 +127,15 @@ class StraightThrough:
         if self.epochs and done * self.epochs // total > (done - 1) * self.epochs // total:
             self.values.refit(self.floats, settled=done > SETTLED * total)
         self._set(weights)
+
+    def state(self) -> Any:
+        """The floats, the weights that were made of them, and the values."""
+        return {"floats": self.floats, "held": self.held, "values": self.values.state()}
+
+    def restore(self, state: Any) -> None:
+        """As they were; the weights are restored by whoever holds the model."""
+        self.floats, self.held = state["floats"], state["held"]
+        self.values.restore(state["values"])
 
     def _set(self, weights: Mapping[str, Any]) -> None:
         self.held = [self.values.project(i, f) for i, f in enumerate(self.floats)]

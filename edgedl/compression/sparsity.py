@@ -18,21 +18,33 @@ EXPONENT = 3
 
 def magnitude_mask(weights: Array, sparsity: float) -> Mask:
     """The mask without the round(sparsity * size) weights of least magnitude; of equal ones the earlier go first."""
-    return global_masks([weights], [1], sparsity)[0]
+    return _without_least([np.abs(weights)], sparsity)[0]
 
 
-def global_masks(weights: Sequence[Array], fan_in: Sequence[int], sparsity: float) -> list[Mask]:
-    """One mask an array, without the round(sparsity * total) weights of least |w| * sqrt(fan_in) over all of them.
+def global_masks(weights: Sequence[Array], sparsity: float) -> list[Mask]:
+    """One mask an array, without the round(sparsity * total) weights of least LAMP score over all of them."""
+    return _without_least([lamp_scores(w) for w in weights], sparsity)
 
-    Weights are drawn with a deviation of about 1 / sqrt(fan_in) (He et al., arXiv:1502.01852, eq. (10)): times its
-    square root, those of a wide layer and of a narrow one compare.
+
+def lamp_scores(weights: Array) -> Array:
+    """Each weight's square over the sum of all that are no smaller, same shape: LAMP, eq. (4) of arXiv:2010.07611.
+
+    The scores of layers compare, whatever their scale, and the largest weight of each has 1, so that it goes last.
     """
-    scores = [np.abs(w).astype(np.float64).ravel() * math.sqrt(n) for w, n in zip(weights, fan_in, strict=True)]
-    joined = np.concatenate(scores) if scores else np.zeros(0)
+    squares = np.square(weights.astype(np.float64)).ravel()
+    order = np.argsort(squares, kind="stable")
+    rest = np.cumsum(squares[order][::-1])[::-1]
+    scores = np.empty(squares.size)
+    scores[order] = squares[order] / np.maximum(rest, np.finfo(np.float64).tiny)
+    return scores.reshape(weights.shape)
+
+
+def _without_least(scores: Sequence[Array], sparsity: float) -> list[Mask]:
+    joined = np.concatenate([s.ravel() for s in scores]) if scores else np.zeros(0)
     kept = np.ones(joined.size, bool)
     kept[np.argsort(joined, kind="stable")[: round(sparsity * joined.size)]] = False
     parts = np.split(kept, np.cumsum([s.size for s in scores])[:-1])
-    return [part.reshape(w.shape) for part, w in zip(parts, weights, strict=True)]
+    return [part.reshape(s.shape) for part, s in zip(parts, scores, strict=True)]
 
 
 def n_m_mask(weights: Array, n: int, m: int) -> Mask:

@@ -120,7 +120,8 @@ class SshLink:
         """Standard output of a shell command there."""
         done = self._wait(self._connection.run(command), timeout_s)
         if done.exit_status != 0:
-            message = f"{self.where}: {command.split()[0]} failed: {str(done.stderr).strip() or done.exit_status}"
+            lost = "the connection was lost" if done.exit_status is None else done.exit_status
+            message = f"{self.where}: {command.split()[0]} failed: {str(done.stderr).strip() or lost}"
             raise WorkerError(message)
         return str(done.stdout)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgedl.agent import progress
 from edgedl.errors import InputError
 from edgedl.fitting.accelerators import choose_devices, fast_float16, foreign_errors, placed, precision
+from edgedl.fitting.checkpoints import Checkpoint
 from edgedl.fitting.losses import Criterion, choose, packed
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.models.tensors import specs
@@ -38,7 +39,7 @@ class FitOptions:
     seeded `holdout` share of the training data) and the best weights are kept; without it the last ones are.
     `loss` is a Keras loss, or one by output name; None chooses by outputs and targets. `mixed_precision` None means:
     where there is a GPU for it. `devices` such as ("GPU:0", "GPU:1"); empty: all GPUs, else the CPU. `paces` are
-    factors on Adam's learning rate by the path of a variable; 1 for any other.
+    factors on Adam's learning rate by the path of a variable, in its shape; 1 for any other.
     """
 
     epochs: int = 20
@@ -52,7 +53,7 @@ class FitOptions:
     seed: int = 0
     mixed_precision: bool | None = None
     devices: tuple[str, ...] = ()
-    paces: Mapping[str, float] = field(default_factory=dict)
+    paces: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
@@ -102,11 +103,13 @@ def fit(
     evaluation: TrainingData | None = None,
     objective: Objective | None = None,
     on_step: OnStep | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> FitResult:
     """Train `model` in place. Raises InputError where it diverges, or options, data and model do not fit.
 
     `objective` replaces the losses (distillation: call the teacher on the inputs); targets then only serve the
-    metrics. `on_step` is called after each step, with the model that is being trained.
+    metrics. `on_step` is called after each step, with the model that is being trained. With a `checkpoint` a training
+    that was killed goes on after its last whole epoch, on one device and in float32.
     """
     started = time.monotonic()
     require_functional(model)
@@ -131,7 +134,8 @@ def fit(
     mixed = _mixed(options, devices, notes)
     with placed(model, devices) as trainee, precision(trainee, mixed=mixed):
         judge = _Judge(trainee, data, criteria, objective or _summed(criteria))
-        history, best_epoch = _epochs(judge, data, options, evaluation, on_step, mixed=mixed)
+        kept = checkpoint if len(devices) == 1 and not mixed else None
+        history, best_epoch = _epochs(judge, data, options, evaluation, on_step, kept, mixed=mixed)
         final = judge.evaluate(evaluation, max(options.batch_size, 256)) if evaluation else None
     epochs = len(history["loss"])
     if epochs < options.epochs:
@@ -161,21 +165,33 @@ def _summed(criteria: Sequence[Criterion]) -> Objective:
     return objective
 
 
+_BEST = ("best_loss", "best_epoch", "best_weights")
+
+
 def _epochs(
     judge: _Judge,
     data: TrainingData,
     options: FitOptions,
     evaluation: TrainingData | None,
     on_step: OnStep | None,
+    checkpoint: Checkpoint | None,
     *,
     mixed: bool,
 ) -> tuple[dict[str, list[float]], int]:
     model = judge.model
-    steps = options.epochs * math.ceil(data.count / options.batch_size)
+    each = math.ceil(data.count / options.batch_size)
+    steps = options.epochs * each
     trainer = _Trainer(judge, _optimizer(options, steps, mixed=mixed), options.batch_size)
     history: dict[str, list[float]] = {}
-    done, best_loss, best_epoch, best_weights, latest = 0, math.inf, 0, None, ""
-    for epoch in range(options.epochs):
+    best_loss, best_epoch, best_weights, latest = math.inf, 0, None, ""
+    told = checkpoint.restore(trainer.variables) if checkpoint else None
+    if told:
+        history, best_loss, best_epoch, best_weights = (told[k] for k in ("history", *_BEST))
+    start = len(history.get("loss", ()))
+    done = start * each
+    for epoch in range(start, options.epochs):
+        if options.patience and epoch - best_epoch >= options.patience:
+            break
         order = np.random.default_rng([options.seed, 0, epoch]).permutation(data.count)
         losses, sizes = [], []
         for rows in batches(order, options.batch_size):
@@ -194,13 +210,15 @@ def _epochs(
         latest = "".join(f", {name} {value:.4g}" for name, value in figures.items())
         if not options.patience:
             best_epoch = epoch + 1
-            continue
-        if figures["val_loss"] < best_loss:
+        elif figures["val_loss"] < best_loss:
             best_loss, best_epoch, best_weights = figures["val_loss"], epoch + 1, model.get_weights()
-        if epoch + 1 - best_epoch >= options.patience:
-            break
+        if checkpoint:
+            best = dict(zip(_BEST, (best_loss, best_epoch, best_weights), strict=True))
+            checkpoint.save(trainer.variables, {"history": history, **best})
     if best_weights is not None:
         model.set_weights(best_weights)
+    if checkpoint:
+        checkpoint.remove()
     return history, best_epoch
 
 
@@ -264,6 +282,11 @@ class _Trainer:
         self._replicas = self._strategy.num_replicas_in_sync
         self._step = tf.function(self._run_step, input_signature=judge.signature)
 
+    @property
+    def variables(self) -> list[Any]:
+        """All that a step changes: weights, statistics, seeds, and what the optimizer remembers."""
+        return [*self.judge.model.variables, *self._optimizer.variables]
+
     def step(self, inputs: dict[str, Array], targets: dict[str, Array]) -> Any:
         """One update on one batch. Returns its mean loss, as a tensor that may still be computing."""
         with foreign_errors(self.batch_size):
@@ -305,7 +328,7 @@ def _optimizer(options: FitOptions, steps: int, *, mixed: bool) -> Any:
     return keras.optimizers.LossScaleOptimizer(optimizer) if mixed else optimizer
 
 
-def _paced_adam(rate: Any, paces: Mapping[str, float]) -> Any:
+def _paced_adam(rate: Any, paces: Mapping[str, Array]) -> Any:
     """Adam, with a learning rate of their own for some variables."""
     import keras
 

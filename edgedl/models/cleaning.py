@@ -53,9 +53,12 @@ HALF_TOLERANCE = 3e-2  # of float16 and bfloat16 arithmetic against float32
 OTHER_FLOATS = ("float16", "bfloat16", "float64")
 
 
-def clean(model: keras.Model, *, input_name: str | None = None) -> tuple[keras.Model, tuple[str, ...]]:
+def clean(
+    model: keras.Model, *, input_name: str | None = None, take: bool = True
+) -> tuple[keras.Model, tuple[str, ...]]:
     """The model in float32 without training-only layers, and notes on what was done; itself where nothing was to do.
 
+    With `take` its layers may be taken, which is faster and leaves the given model unusable.
     Names and shapes of inputs and outputs stay (`input_name` renames a Sequential's only one), nested models are
     cleaned too, and seeded inputs prove the outputs equal. Raises UnsupportedError: a layer that stays random at
     inference, Keras's own quantization, or outputs that changed.
@@ -71,7 +74,7 @@ def clean(model: keras.Model, *, input_name: str | None = None) -> tuple[keras.M
         return model, ()
     with quiet():
         arrays, before = probe(model)
-        copier = Copier(to_float32=bool(lowered), drop=True, take=not lowered)
+        copier = Copier(to_float32=bool(lowered), drop=True, take=take and not lowered)
         try:
             copy = copier.copy(model, input_name=input_name)
             difference, relative = largest_difference(call_flat(copy, arrays), before)

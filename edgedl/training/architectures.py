@@ -171,6 +171,14 @@ def _mobilenet_tiny(x: Any, shape: Shape, head: Head) -> Any:  # noqa: ARG001
     return head(keras.layers.GlobalAveragePooling2D(name="pool")(x))
 
 
+def _mobilenet_v2(x: Any, shape: Shape, head: Head) -> Any:  # noqa: ARG001
+    """Sandler et al., arXiv:1801.04381, table 2, as Keras has it."""
+    import keras
+
+    body = keras.applications.MobileNetV2(input_tensor=x, include_top=False, weights=None, pooling="avg")
+    return head(body.output)
+
+
 def _ds_cnn(x: Any, shape: Shape, head: Head) -> Any:  # noqa: ARG001
     import keras
 
@@ -228,6 +236,13 @@ ARCHITECTURES = (
         summary="depthwise separable convolutions for images",
         shape=IMAGE,
         build=_mobilenet_tiny,
+        least=(16, 16),
+    ),
+    Architecture(
+        name="mobilenet-v2",
+        summary="MobileNetV2 for images, of the size that phones run: 2.2 million parameters",
+        shape=IMAGE,
+        build=_mobilenet_v2,
         least=(16, 16),
     ),
     Architecture(
