@@ -1,6 +1,9 @@
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
-from edgedl import recipes
+from edgedl import plugins, recipes
 from edgedl.errors import InputError
 from edgedl.recipes import Distill, Training
 
@@ -33,6 +36,16 @@ def test_shipped_recipes_load_and_say_what_they_do(name):
     assert recipe.name == name
     assert recipe.steps
     assert recipe.about
+
+
+def test_readme_tells_every_recipe_and_every_key():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## Recipes\n") : readme.index("## Schemes\n")]
+    kinds = [p.name for p in plugins.listing("compressors") if not p.name.startswith("tfmot")]
+    keys = [f.name for kind in kinds for f in fields(plugins.load("compressors", kind).options)]
+    keys += [f.name for part in (Training, Distill) for f in fields(part)]
+    words = [*recipes.shipped(), *(part for kind in kinds for part in kind.split(".")), *keys]
+    assert [word for word in words if f"`{word}`" not in section] == []
 
 
 def test_load_gives_steps_with_their_options(write):
