@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import artifacts, data, exporting, model_file, recipes, worker
+from edgedl import artifacts, data, exporting, latency_goal, model_file, recipes, worker
 from edgedl.data import Dataset
-from edgedl.errors import EdgedlError
+from edgedl.errors import EdgedlError, UnsupportedError
 from edgedl.model_file import ModelFile
 from edgedl.recipes import Recipe
 from edgedl.types import Artifact, Scheme, Target
@@ -122,19 +122,40 @@ def _step(
     if told_file.exists() and request.custom_objects is None:
         doing.said(f"step {number + 1}: done before, taken from the cache")
         return _opened(request, made), json.loads(told_file.read_text(encoding="utf-8"))
-    doing.said(f"step {number + 1} ...")
     place.mkdir(parents=True, exist_ok=True)
-    told = worker.call(
+    overrides, notes = _goal_met(doing, number, model, original, place)
+    doing.said(f"step {number + 1} ...")
+    told = _child(doing, number, model, original, place / "part.keras", folder=place / "checkpoint", more=overrides)
+    told["notes"] = [*notes, *told["notes"]]
+    (place / "part.keras").replace(made)
+    told_file.write_text(json.dumps(told), encoding="utf-8")
+    model_file.make_room()
+    return _opened(request, made), told
+
+
+def _child(
+    doing: _Doing,
+    number: int,
+    model: ModelFile,
+    original: ModelFile,
+    out: Path,
+    *,
+    more: Sequence[str],
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """Do a step in the child, with `more` overrides; without a `folder` for checkpoints it is a try, untrained."""
+    request = doing.request
+    told: dict[str, Any] = worker.call(
         "edgedl.compression.child:step",
         {
             "model": str(model.path),
             "teacher": str(original.path),
             "recipe": request.recipe,
-            "overrides": list(request.overrides),
+            "overrides": [*request.overrides, *more],
             "number": number,
             "data": doing.arrays,
-            "out": str(place / "part.keras"),
-            "folder": str(place / "checkpoint"),
+            "out": str(out),
+            "folder": str(folder) if folder else None,
             "seed": request.seed,
             "target": request.target.id if request.target else None,
             "trust": request.trust,
@@ -142,10 +163,42 @@ def _step(
         },
         child=model_file.CHILD,
     )
-    (place / "part.keras").replace(made)
-    told_file.write_text(json.dumps(told), encoding="utf-8")
-    model_file.make_room()
-    return _opened(request, made), told
+    return told
+
+
+def _goal_met(
+    doing: _Doing, number: int, model: ModelFile, original: ModelFile, place: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The overrides that turn a step's latency goal into one of MACs, found by trying, and a note; or nothing."""
+    step = doing.recipe.steps[number]
+    goal = getattr(getattr(step.options, "goal", None), "latency", None)
+    if goal is None:
+        return (), ()
+    before, trouble = _exported(model)
+    if before is None:
+        message = f"{step.where}: goal latency cannot be measured: {trouble[0]}"
+        raise UnsupportedError(message)
+
+    def override(share: float) -> str:
+        return f"{number + 1}.goal={{ macs = {share} }}"
+
+    def latency_of(share: float) -> float:
+        doing.said(f"step {number + 1}: trying {share:.1%} of the MACs ...")
+        tried = place / "tried.keras"
+        _child(doing, number, model, original, tried, more=(override(share), f"{number + 1}.iterations=1"))
+        after, trouble = _exported(_opened(doing.request, tried))
+        if after is None:
+            message = f"{step.where}: goal latency cannot be measured: {trouble[0]}"
+            raise UnsupportedError(message)
+        now, then = _times(after, before)
+        return now / then
+
+    share, left = latency_goal.macs_for(goal, latency_of, step.where)
+    note = (
+        f"{step.where}: goal latency {goal:g}: timed on this machine, {left:.2f} of it is left with {share:.1%} of the "
+        f"MACs; goal = {{ macs = {share:g} }} repeats this step anywhere"
+    )
+    return (override(share),), (note,)
 
 
 def _measure(
@@ -190,11 +243,14 @@ def _exported(model: ModelFile) -> tuple[Artifact | None, tuple[str, ...]]:
 
 
 def _timed(first: Artifact | None, artifact: Artifact | None) -> float | None:
-    if artifact is None or first is None:
-        return None
+    return _times(artifact, first)[0] if artifact and first else None
+
+
+def _times(*files: Artifact) -> list[float]:
+    """Their median latencies in ms on this machine, one taken in turn with the other."""
     setting = Setting(runtime=artifacts.runtime_for(FORMAT))
-    entries = [(a, setting, benchmark.random_inputs(a, 0)) for a in (artifact, first)]
-    return benchmark.measure(entries, repeats=REPEATS)[0].latency_ms
+    entries = [(a, setting, benchmark.random_inputs(a, 0)) for a in files]
+    return [measured.latency_ms for measured in benchmark.measure(entries, repeats=REPEATS)]
 
 
 def _judged(doing: _Doing, model: ModelFile, original: ModelFile) -> dict[str, Any]:

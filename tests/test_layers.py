@@ -11,7 +11,7 @@ FLOORS = [
     {"models", "graph", "model_file", "artifacts", "fitting"},
     {"compression", "training", "devices", "latency", "exporting", "inspection", "doctor"},
     {"validation"},
-    {"reporting", "stepwise"},
+    {"reporting", "stepwise", "latency_goal"},
     {"packaging"},
     {"pipeline", "testing"},
     {"pipeline_file", "runs", "demo"},

@@ -33,14 +33,21 @@ Share = Annotated[float, Within("(0, 1)")]
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What may be left, as a share of what the step starts with."""
+    """What may be left, as a share of what the step starts with.
+
+    `latency` is measured by `edgedl compress`, which turns it into macs.
+    """
 
     macs: Share | None = None
     parameters: Share | None = None
+    latency: Share | None = None
 
     def __post_init__(self) -> None:
-        if self.macs is None and self.parameters is None:
-            message = "goal must have macs or parameters, such as { macs = 0.5 }"
+        if self.latency is not None and (self.macs or self.parameters):
+            message = "goal has latency: macs and parameters are what it is turned into; leave them out"
+            raise ValueError(message)
+        if self.macs is None and self.parameters is None and self.latency is None:
+            message = "goal must have macs, parameters or latency, such as { macs = 0.5 }"
             raise ValueError(message)
 
 
@@ -77,7 +84,13 @@ class Channels:
     options = Options
 
     def apply(self, model: keras.Model, data: Data, options: Options, context: Context) -> keras.Model:
-        """A flat model with fewer channels. Says how many went, and what the statistics and training did."""
+        """A flat model with fewer channels. Says how many went, and what the statistics and training did.
+
+        Raises InputError where the goal is out of reach, or a latency, which only `edgedl compress` can measure.
+        """
+        if options.goal is not None and options.goal.latency is not None:
+            message = f"{context.step.where}: goal latency is measured by `edgedl compress`; give macs here"
+            raise InputError(message)
         return _Run(graph.flattened(model), data, options, context).done()
 
 
