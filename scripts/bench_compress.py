@@ -76,6 +76,7 @@ def make_ours(technique: Technique, subject: Subject, folder: Path) -> Made:
         if technique.steps:
             (folder / "recipe.toml").write_text(_toml(technique.steps))
         asked = ["--recipe", recipe, "--data", subject.train, "--eval", subject.test, "--seed", SEED, "--json"]
+        asked += [part for setting in technique.settings for part in ("--set", setting)]
         out, wall, peak = process(EDGEDL, "compress", subject.model, *asked, "-o", model, folder=folder)
         rows = json.loads(out)["rows"]
         work, macs = sum(r["seconds"] for r in rows), rows[-1]["macs"]
@@ -160,6 +161,9 @@ def measure(subject: Subject, chosen: Sequence[Technique], folder: Path) -> list
         asked = ["--scheme", "fp32", "--no-slim"]  # peers look for the names of tensors
         floats[suffix] = folder / f"float.{suffix}"
         process(EDGEDL, "export", subject.model, *asked, "-o", floats[suffix], folder=folder)
+    if any(t.keras_2 and not why_not(t) for t in chosen):
+        floats["h5"] = folder / "float.h5"
+        process(sys.executable, HERE / "peers" / "keras_2.py", subject.model, floats["h5"], folder=folder)
     judge = Judge(subject, floats["tflite"])
     for technique in chosen:
         print(f"{technique.key} ...", file=sys.stderr, flush=True)
@@ -231,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if why := bench_models.missing(given.model):
         print(f"{given.model}: skipped: {why}")
         return
-    chosen = techniques(1 if given.quick else given.epochs)
+    chosen = techniques(1 if given.quick else given.epochs, bench_models.SOURCES[given.model].augment)
     chosen = [t for t in chosen if not given.only or any(text in t.key for text in given.only)]
     if not chosen:
         parser.error(f"no technique has {' or '.join(given.only)}; there are {', '.join(t.key for t in techniques(1))}")

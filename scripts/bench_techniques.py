@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from edgedl import recipes
 
 TFMOT, CONVERTER = "compress_tfmot.py", "compress_converter.py"
 LEARNING_RATE = 1e-4  # of every side: at the documentation's 1e-3 TFMOT's QAT loses 6.5 points on ResNet8
@@ -20,10 +22,12 @@ class Technique:
     name: str
     steps: tuple[Step, ...] = ()
     recipe: str = ""
+    settings: tuple[str, ...] = ()  # of the recipe, as --set takes them
     scheme: str | None = "int8"
     script: str = ""
     modules: tuple[str, ...] = ()  # what the script imports
     suffix: str = ".tflite"
+    keras_2: bool = False  # the script reads a Keras 2 file
 
     @property
     def key(self) -> str:
@@ -31,13 +35,13 @@ class Technique:
         return f"{self.tool}: {self.name}"
 
 
-def techniques(epochs: int | None) -> list[Technique]:
-    """All of them; `epochs`, where given, of every training."""
+def techniques(epochs: int | None, augment: tuple[str, ...] = ()) -> list[Technique]:
+    """All of them; `epochs`, where given, of every training. `augment` is what the data allows where a recipe may."""
 
     def training(own: int, **more: Any) -> Step:
         return {"epochs": epochs or own, "learning_rate": LEARNING_RATE, "batch_size": 32, **more}
 
-    return [*_post_training(), *_quantization_aware(training(1)), *_smaller(training), *_recipes()]
+    return [*_post_training(), *_quantization_aware(training(1)), *_smaller(training), *_recipes(augment)]
 
 
 def _ours(group: str, name: str, *steps: Step, scheme: str | None = None) -> Technique:
@@ -68,6 +72,10 @@ def _post_training() -> Iterator[Technique]:
         modules=("onnxruntime", "onnx"),
         suffix=".onnx",
     )
+    nncf = {"script": "compress_nncf.py", "modules": ("nncf", "onnx"), "suffix": ".onnx"}
+    yield Technique(group="ptq", tool="NNCF", name="PTQ", **nncf)  # type: ignore[arg-type]
+    mct = ("model_compression_toolkit",)
+    yield Technique(group="ptq", tool="MCT", name="PTQ", script="compress_mct.py", modules=mct, keras_2=True)
 
 
 def _quantization_aware(training: Step) -> Iterator[Technique]:
@@ -100,17 +108,23 @@ def _smaller(training: Any) -> Iterator[Technique]:
         {"method": "pcqat", "training": training(1)},
     )
     taught = {**training(4), "learning_rate": 1e-3, "batch_size": 64, "schedule": "cosine", "distill": {"alpha": 1}}
-    yield _ours(
-        "channels",
-        "half of the MACs + int8",
+    half_macs: tuple[Step, ...] = (
         {"kind": "prune", "method": "dead"},
         {"kind": "prune", "method": "channels", "goal": {"macs": 0.5}, "importance": "taylor", "training": taught},
-        scheme="int8",
     )
+    yield _ours("channels", "half of the MACs + int8", *half_macs, scheme="int8")
+    aware = {"kind": "quantize", "training": {**training(1), "distill": {"alpha": 1}}}
+    yield _ours("channels", "half of the MACs, quantize, trained", *half_macs, aware)
 
 
-def _recipes() -> Iterator[Technique]:
+def _recipes(augment: tuple[str, ...]) -> Iterator[Technique]:
     """Shipped recipes, with their own training; no peer has the like but in pieces."""
     yield _ours("int4", "export --scheme int4", scheme="int4")
-    for group, recipe in (("int4", "int4"), ("download", "download-half"), ("download", "download-least")):
-        yield Technique(group=group, tool="edgedl", name=f"recipe {recipe}", recipe=recipe, scheme=None)
+    yield Technique(group="int4", tool="edgedl", name="recipe int4", recipe="int4", scheme=None)
+    for recipe in ("download-half", "download-least"):
+        made = Technique(group="download", tool="edgedl", name=f"recipe {recipe}", recipe=recipe, scheme=None)
+        yield made
+        if augment:
+            trained = [str(i) for i, step in enumerate(recipes.load(recipe).steps, 1) if step.training]
+            varied = tuple(f"{number}.training.augment={list(augment)}" for number in trained)
+            yield replace(made, name=f"{made.name}, {' '.join(augment)}", settings=varied)

@@ -1,0 +1,30 @@
+"""MCT's post-training quantization for TFLite, along its documentation: REQUEST.json; prints its seconds as JSON."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import model_compression_toolkit as mct
+import numpy as np
+
+request = json.loads(Path(sys.argv[1]).read_text())
+x = np.load(request["train"])["x"]
+rows = np.random.default_rng(request["seed"]).permutation(len(x))[: request["samples"]]
+model = keras.models.load_model(request["float"]["h5"], compile=False)
+
+begun = time.perf_counter()
+platform = mct.get_target_platform_capabilities("tensorflow", "tflite", "v1")
+quantized, _ = mct.ptq.keras_post_training_quantization(
+    model,
+    lambda: ([x[i : i + 1].astype(np.float32)] for i in rows),
+    target_platform_capabilities=platform,
+)
+mct.exporter.keras_export_model(
+    model=quantized,
+    save_model_path=request["out"],
+    serialization_format=mct.exporter.KerasExportSerializationFormat.TFLITE,
+    quantization_format=mct.exporter.QuantizationFormat.INT8,
+)
+print(json.dumps({"seconds": time.perf_counter() - begun}))

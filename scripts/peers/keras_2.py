@@ -1,0 +1,10 @@
+"""A Keras 3 model as the Keras 2 file that peers frozen there read: MODEL OUT.h5; carried by edgedl-tfmot."""
+
+import sys
+from pathlib import Path
+
+from edgedl import models
+from edgedl_tfmot import carrying, keras_2
+
+network = carrying.describe(models.load(Path(sys.argv[1])).model)
+keras_2.build(network.graph, network.weights()).save(sys.argv[2])
