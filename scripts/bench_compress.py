@@ -4,7 +4,7 @@
 
 Every line is a file that a device can run, made by processes of its own and judged on the same test samples on this
 machine. A technique or peer that is not installed is skipped, saying so. Peers are the scripts `peers/compress_*.py`;
-they run in this Python where it has what they import, else in the one that EDGEDL_PEERS_PYTHON names.
+they run in this Python where it has what they import, else in one that EDGEDL_PEERS_PYTHON names (several with `:`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bench_models import EDGEDL, Subject
 from bench_techniques import Technique, techniques
 
 HERE = Path(__file__).resolve().parent
-PEERS_PYTHON = os.environ.get("EDGEDL_PEERS_PYTHON", sys.executable)
+PEERS_PYTHONS = (sys.executable, *filter(None, os.environ.get("EDGEDL_PEERS_PYTHON", "").split(os.pathsep)))
 SAMPLES = 200  # to calibrate on
 PEAK = """\
 import pathlib, resource, subprocess, sys
@@ -76,7 +76,6 @@ def make_ours(technique: Technique, subject: Subject, folder: Path) -> Made:
         if technique.steps:
             (folder / "recipe.toml").write_text(_toml(technique.steps))
         asked = ["--recipe", recipe, "--data", subject.train, "--eval", subject.test, "--seed", SEED, "--json"]
-        asked += [part for setting in technique.settings for part in ("--set", setting)]
         out, wall, peak = process(EDGEDL, "compress", subject.model, *asked, "-o", model, folder=folder)
         rows = json.loads(out)["rows"]
         work, macs = sum(r["seconds"] for r in rows), rows[-1]["macs"]
@@ -118,7 +117,7 @@ def make_peer(technique: Technique, subject: Subject, floats: dict[str, Path], f
 def _python(modules: tuple[str, ...]) -> str | None:
     """This Python where it has the modules, else the peers' own; None where neither has."""
     check = "import importlib.util as u, sys; sys.exit(not all(u.find_spec(m) for m in sys.argv[1:]))"
-    for python in (sys.executable, PEERS_PYTHON):
+    for python in PEERS_PYTHONS:
         if not subprocess.run([python, "-c", check, *modules], check=False, capture_output=True).returncode:
             return python
     return None
@@ -235,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if why := bench_models.missing(given.model):
         print(f"{given.model}: skipped: {why}")
         return
-    chosen = techniques(1 if given.quick else given.epochs, bench_models.SOURCES[given.model].augment)
+    chosen = techniques(1 if given.quick else given.epochs)
     chosen = [t for t in chosen if not given.only or any(text in t.key for text in given.only)]
     if not chosen:
         parser.error(f"no technique has {' or '.join(given.only)}; there are {', '.join(t.key for t in techniques(1))}")

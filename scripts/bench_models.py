@@ -18,7 +18,6 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 EDGEDL = str(Path(sys.executable).with_name("edgedl"))
 CLIP = 8_000  # one second at 8 kHz
 MFCC = {"op": "mfcc", "sample_rate_hz": 8_000, "frame_length": 320, "frame_step": 160, "coefficients": 10}
-IMAGES = ("flip", "shift", "mixup")
 Arrays = tuple[NDArray[Any], NDArray[Any]]
 
 
@@ -73,16 +72,13 @@ class _Source:
     model: str | None = None  # a file of SHARED, or
     architecture: str = ""  # what is trained, for so many epochs
     epochs: int = 0
-    augment: tuple[str, ...] = ()  # what leaves a sample what it is
 
 
 SOURCES = {
-    "ic": _Source(data=cifar, folder="cifar10", model="mlperf_tiny/ic/pretrainedResnet.h5", augment=IMAGES),
-    "kws": _Source(
-        data=digits, folder="free_spoken_digits", architecture="ds-cnn", epochs=30, augment=("shift", "mixup")
-    ),
-    "fashion": _Source(data=fashion, folder="fashion_mnist", architecture="mobilenet-tiny", epochs=3, augment=IMAGES),
-    "phone": _Source(data=fashion, folder="fashion_mnist", architecture="mobilenet-v2", epochs=3, augment=IMAGES),
+    "ic": _Source(data=cifar, folder="cifar10", model="mlperf_tiny/ic/pretrainedResnet.h5"),
+    "kws": _Source(data=digits, folder="free_spoken_digits", architecture="ds-cnn", epochs=30),
+    "fashion": _Source(data=fashion, folder="fashion_mnist", architecture="mobilenet-tiny", epochs=3),
+    "phone": _Source(data=fashion, folder="fashion_mnist", architecture="mobilenet-v2", epochs=3),
 }
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-from edgedl import recipes
 
 TFMOT, CONVERTER = "compress_tfmot.py", "compress_converter.py"
 LEARNING_RATE = 1e-4  # of every side: at the documentation's 1e-3 TFMOT's QAT loses 6.5 points on ResNet8
@@ -22,7 +20,6 @@ class Technique:
     name: str
     steps: tuple[Step, ...] = ()
     recipe: str = ""
-    settings: tuple[str, ...] = ()  # of the recipe, as --set takes them
     scheme: str | None = "int8"
     script: str = ""
     modules: tuple[str, ...] = ()  # what the script imports
@@ -35,13 +32,13 @@ class Technique:
         return f"{self.tool}: {self.name}"
 
 
-def techniques(epochs: int | None, augment: tuple[str, ...] = ()) -> list[Technique]:
-    """All of them; `epochs`, where given, of every training. `augment` is what the data allows where a recipe may."""
+def techniques(epochs: int | None) -> list[Technique]:
+    """All of them; `epochs`, where given, of every training."""
 
     def training(own: int, **more: Any) -> Step:
         return {"epochs": epochs or own, "learning_rate": LEARNING_RATE, "batch_size": 32, **more}
 
-    return [*_post_training(), *_quantization_aware(training(1)), *_smaller(training), *_recipes(augment)]
+    return [*_post_training(), *_quantization_aware(training(1)), *_smaller(training), *_recipes()]
 
 
 def _ours(group: str, name: str, *steps: Step, scheme: str | None = None) -> Technique:
@@ -117,14 +114,8 @@ def _smaller(training: Any) -> Iterator[Technique]:
     yield _ours("channels", "half of the MACs, quantize, trained", *half_macs, aware)
 
 
-def _recipes(augment: tuple[str, ...]) -> Iterator[Technique]:
+def _recipes() -> Iterator[Technique]:
     """Shipped recipes, with their own training; no peer has the like but in pieces."""
     yield _ours("int4", "export --scheme int4", scheme="int4")
-    yield Technique(group="int4", tool="edgedl", name="recipe int4", recipe="int4", scheme=None)
-    for recipe in ("download-half", "download-least"):
-        made = Technique(group="download", tool="edgedl", name=f"recipe {recipe}", recipe=recipe, scheme=None)
-        yield made
-        if augment:
-            trained = [str(i) for i, step in enumerate(recipes.load(recipe).steps, 1) if step.training]
-            varied = tuple(f"{number}.training.augment={list(augment)}" for number in trained)
-            yield replace(made, name=f"{made.name}, {' '.join(augment)}", settings=varied)
+    for group, recipe in (("int4", "int4"), ("download", "download-half"), ("download", "download-least")):
+        yield Technique(group=group, tool="edgedl", name=f"recipe {recipe}", recipe=recipe, scheme=None)

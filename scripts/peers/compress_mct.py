@@ -15,11 +15,9 @@ rows = np.random.default_rng(request["seed"]).permutation(len(x))[: request["sam
 model = keras.models.load_model(request["float"]["h5"], compile=False)
 
 begun = time.perf_counter()
-platform = mct.get_target_platform_capabilities("tensorflow", "tflite", "v1")
 quantized, _ = mct.ptq.keras_post_training_quantization(
     model,
     lambda: ([x[i : i + 1].astype(np.float32)] for i in rows),
-    target_platform_capabilities=platform,
 )
 mct.exporter.keras_export_model(
     model=quantized,
