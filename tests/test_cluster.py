@@ -8,6 +8,7 @@ from edgedl.compression.kernels import all_kernels
 from edgedl.compression.preservation import preserved, shared_codes, shared_values
 from edgedl.compression.quantize import Options as QuantizeOptions
 from edgedl.compression.quantize import Quantize
+from edgedl.compression.sharing import Codes
 from edgedl.errors import InputError
 from edgedl.fitting.samples import TrainingData
 from edgedl.recipes import Step
@@ -213,6 +214,23 @@ def test_clusters_survive_a_later_training_step(compress, domain, match):
     else:
         assert set(np.unique(after)) <= set(np.unique(before))
     assert not np.array_equal(kernels_of(made)["depth"], kernels_of(clustered)["depth"])
+
+
+def test_codes_and_scales_stay_while_weights_train_and_the_rate_holds_the_size():
+    draw = np.random.default_rng(0).normal
+    matrix = draw(size=(300, 8)).astype(np.float32)
+    values = Codes(clustering.fit_codes([matrix], 16, bits=2.5), 2.5)
+    fitted = values.coded
+
+    values.refit([matrix], settled=False)
+    assert values.coded is fitted
+
+    wider = matrix + draw(size=matrix.shape).astype(np.float32)
+    assert clustering.zipped_bits(fitted.codes([wider])) > 2.5
+    values.refit([wider], settled=False)
+    assert clustering.zipped_bits(values.coded.codes([wider])) <= 2.5
+    np.testing.assert_array_equal(values.coded.book.values, fitted.book.values)
+    np.testing.assert_array_equal(values.coded.scales[0], fitted.scales[0])
 
 
 def test_a_plain_network_has_nothing_to_preserve(network):

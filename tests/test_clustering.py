@@ -173,27 +173,6 @@ def test_bits_out_of_reach_say_how_few_there_may_be():
         clustering.fit_codes([normal(20, 8)], 8, bits=0.01)
 
 
-def test_fit_codes_goes_on_from_where_it_was():
-    matrices = [normal(300, 8)]
-    first = clustering.fit_codes(matrices, 8)
-    moved = [matrices[0] * np.float32(1.3)]
-
-    again = clustering.fit_codes(moved, 8, start=first)
-
-    assert error(moved, again) < 1.05 * error(moved, clustering.fit_codes(moved, 8))
-    assert again.book.values == pytest.approx(first.book.values, abs=12)
-
-
-def test_fit_codes_begins_anew_where_the_start_wastes_bits():
-    matrices = [normal(300, 8)]
-    coarse = clustering.fit_codes(matrices, 4)
-
-    again = clustering.fit_codes(matrices, 16, bits=3.5, start=coarse)
-
-    assert clustering.zipped_bits(again.codes(matrices)) > 3.2
-    assert error(matrices, again) < 0.5 * error(matrices, coarse)
-
-
 def test_fit_codes_takes_zeros_and_dead_channels():
     matrix = normal(60, 4)
     matrix[:, 1] = 0

@@ -122,7 +122,7 @@ def _chosen(model: keras.Model, options: Options, context: Context) -> list[Kern
 def _values(matrices: Sequence[Array], options: Options) -> Values:
     if options.domain == "int":
         coded = clustering.fit_codes(matrices, options.clusters, bits=options.bits)
-        return Codes(coded, options.clusters, options.bits)
+        return Codes(coded, options.bits)
     if options.granularity == "per_channel":
         return Centroids([clustering.k_means_per_channel(m, options.clusters) for m in matrices])
     return Centroids([clustering.k_means(m, options.clusters, keep_zero=bool((m == 0).any())) for m in matrices])

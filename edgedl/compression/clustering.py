@@ -21,7 +21,6 @@ SMALLEST = 1e-30
 FIT_ROUNDS = 2  # of rate and codebook in turns
 FEWEST = 4  # codewords: the two ends, zero, and one more
 NEARLY = 1.15  # times the bits asked for: codewords that a rate can make fit
-SLACK = 0.95  # of the bits asked for, below which a codebook is made anew
 TURNS = 8  # of codes, codebook and scales
 LENGTH_ROUNDS = 2  # until the codes and the lengths of the codewords agree
 UNUSED = 1.0  # bits that a code without any weight costs more than one with a single weight
@@ -177,22 +176,13 @@ def code_lengths(codes: Sequence[Array], codebook: Array) -> Array:
     return np.where(counts > 0, -np.log2(np.maximum(counts, 1) / total), np.log2(total) + UNUSED)
 
 
-def fit_codes(
-    matrices: Sequence[Array], clusters: int, *, bits: float | None = None, start: Coded | None = None
-) -> Coded:
+def fit_codes(matrices: Sequence[Array], clusters: int, *, bits: float | None = None) -> Coded:
     """One codebook of at most `clusters` values, 0 and the two ends among them, and scales, with little error.
 
     In turns: the codes; each codeword the mean of what it stands for; each scale that of least squares, sum(w q) /
     sum(q q). With `bits` the zipped codes take at most so many a weight: as many codewords as nearly fit, then a rate
-    found by bisection. `start` is where to begin. Raises ValueError where no rate reaches `bits`.
+    found by bisection. Raises ValueError where no rate reaches `bits`.
     """
-    if start is not None:
-        coded = _turn(start, matrices)
-        if bits is None:
-            return coded
-        coded = at_bits(coded, matrices, bits)
-        if coded.book.rate or zipped_bits(coded.codes(matrices)) > SLACK * bits:
-            return coded
     coded = _plain(matrices, clusters)
     if bits is None:
         return coded

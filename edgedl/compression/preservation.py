@@ -42,7 +42,7 @@ def preserved(model: keras.Model, *, without: Sequence[Kernel] = ()) -> OnStep |
     floats = [(k, values) for k in found if (values := shared.get(k.key)) is not None]
     keys |= {k.key for k, _ in floats}
     steps: list[OnStep] = [
-        StraightThrough([k], Codes(_as_coded(k.matrix(k.read()), coded[k.key]), len(coded), None), None)
+        StraightThrough([k], Codes(_as_coded(k.matrix(k.read()), coded[k.key]), None), None)
         for k in found
         if k.key in coded
     ]
