@@ -1,7 +1,6 @@
 """Figures beside the peers, as ratios, in one run: the two sides take turns, so that a busy machine slows both.
 
-    scripts/bench [startup] [export] [run] [evaluate] [metrics] [memory] [latency] [--rounds N] [--json]
-    scripts/bench compress [--help]
+    scripts/bench [startup] [export] [run] [evaluate] [metrics] [memory] [latency] [packages] [--rounds N] [--json]
 
 It measures and prints, and judges nothing by its exit code: a loaded machine is no failure. Peers are the scripts
 beside this one in `peers/`, as the documentation of each tool has them. Models and data come from ../shared/data.
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -238,6 +238,36 @@ def latency(rounds: int) -> Iterator[Row]:
     )  # fmt: skip
 
 
+# ---- packages -----------------------------------------------------------------------------------------------------
+
+
+def packages(rounds: int) -> Iterator[Row]:
+    """A signed package for every platform, by processes that start cold, and what the AAR adds to a download."""
+    asked = {".tflite": ("android", "c", "python", "zip"), ".onnx": ("ios", "web")}
+    with tempfile.TemporaryDirectory() as folder, artifacts(".tflite") as tflite, artifacts(".onnx") as onnx:
+        key, files = Path(folder, "key"), {".tflite": tflite["int8"], ".onnx": onnx["int8"]}
+        command(EDGEDL, "keygen", key)
+        walls = []
+        for number in range(min(rounds, 3)):
+            walls.append(0.0)
+            for suffix, platforms in asked.items():
+                given = [part for p in platforms for part in ("--platform", p)]
+                out = ("-o", Path(folder, f"{number}{suffix}"))
+                more = ("--data", TEST, "--name", "resnet8", "--sign", key, *out)
+                walls[-1] += command(EDGEDL, "package", files[suffix], *given, *more).wall_s
+        (aar,) = Path(folder, "0.tflite").glob("*.aar")
+        sizes = [len(zlib.compress(path.read_bytes(), 9)) for path in (aar, files[".tflite"])]
+    wall, added = statistics.median(walls), sizes[0] - sizes[1]
+    yield Row(
+        section="packages", name="signed packages of six platforms / 15 s", ours=f"{wall:.1f} s", peer="15 s",
+        ratio=wall / 15, low=min(walls) / 15, high=max(walls) / 15, goal="<= 1",
+    )  # fmt: skip
+    yield Row(
+        section="packages", name="what a signed AAR adds to the model's zlib size / 15 kB", ours=f"{added:,} B",
+        peer="15,000 B", ratio=added / 15_000, goal="<= 1",
+    )  # fmt: skip
+
+
 # ---- the table ----------------------------------------------------------------------------------------------------
 
 SECTIONS: dict[str, Callable[[int], Iterator[Row]]] = {
@@ -248,6 +278,7 @@ SECTIONS: dict[str, Callable[[int], Iterator[Row]]] = {
     "metrics": metrics,
     "memory": memory,
     "latency": latency,
+    "packages": packages,
 }
 NEED_NO_DATA = ("startup",)
 
@@ -278,11 +309,6 @@ def show(rows: Sequence[Row], before: dict[str, Any], after: dict[str, Any]) -> 
 
 def main() -> None:
     """The command."""
-    if sys.argv[1:2] == ["compress"]:
-        from bench_compress import main as compress
-
-        compress(sys.argv[2:])
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: 5)")
