@@ -33,8 +33,8 @@ from edgedl.latency.fitted import MODELS
 from edgedl.types import Artifact, ExportOptions, Report, Scheme, Target, Verdict, to_json
 from edgedl.validation import benchmark as benchmarking
 from edgedl.validation import estimates, planning, statistics, tripwire
+from edgedl.validation.cases import Request
 from edgedl.validation.gates import Gates, parse_limits
-from edgedl.validation.validate import Request
 from edgedl.validation.validate import validate as run_validation
 
 StrPath = str | Path

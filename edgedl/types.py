@@ -373,6 +373,7 @@ class DevicePlugin(Protocol):
     """
 
     options: type
+    runs: bool  # False for a `CountingDevice` that gives no outputs
 
     def missing(self, options: Any) -> str:
         """What must be done before one can be opened, with the command; "" where nothing must."""

@@ -53,6 +53,13 @@ def overview() -> list[dict[str, str]]:
     return found
 
 
+def runs(target: Target) -> bool:
+    """Whether the device of a target's [runner] gives outputs; one whose plugin is not here is taken to."""
+    name = target.runner.get("device", LOCAL)
+    known = name in {p.name for p in plugins.listing("devices")}
+    return not known or plugins.load("devices", name).runs
+
+
 def place_of(target: Target) -> tuple[Place | None, str]:
     """The device of a target's [runner], and why there is none where one was named but cannot be had.
 

@@ -53,6 +53,7 @@ class Adb:
     """A phone that is reached by adb."""
 
     options = Options
+    runs = True
 
     def missing(self, options: Options) -> str:  # noqa: ARG002
         """Nothing: a user who names a phone wants that phone."""

@@ -22,6 +22,7 @@ class Local:
     """This machine."""
 
     options = Options
+    runs = True
 
     def missing(self, options: Options) -> str:  # noqa: ARG002
         """Nothing is."""

@@ -22,22 +22,20 @@ from edgedl.types import Count, Method
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`cpu` is a core of the sysroot for `architecture`, by default its first; `machine` a board of qemu-system-arm."""
+    """`cpu` is a core of the sysroot for `architecture`, by default its first."""
 
     architecture: str = "aarch64"
     cpu: str | None = None
-    machine: str | None = None
 
 
 class Qemu:
     """Cores of `qemu-aarch64` and `qemu-arm`."""
 
     options = Options
+    runs = True
 
     def missing(self, options: Options) -> str:
         """The command that sets the sysroot up, or installs QEMU."""
-        if options.machine:
-            return f"nothing here builds firmware for QEMU's {options.machine}"
         name = sysroot.of_machine(options.architecture)
         if not sysroot.is_built(name):
             return f"edgedl devices setup {name}"

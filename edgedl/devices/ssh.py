@@ -37,6 +37,7 @@ class Ssh:
     """A board that is reached by ssh."""
 
     options = Options
+    runs = True
 
     def missing(self, options: Options) -> str:  # noqa: ARG002
         """Nothing: a user who names a board wants that board."""

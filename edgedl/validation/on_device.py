@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from edgedl import worker
 from edgedl.data import file_sha256
-from edgedl.errors import InputError, WorkerError
+from edgedl.errors import EdgedlError, InputError, UnsupportedError, WorkerError
 from edgedl.types import Artifact, Check, Count, CountingDevice, Device, Method
 from edgedl.validation import evaluate
 from edgedl.validation.evaluate import Setting
@@ -24,12 +25,13 @@ TIMEOUT_S = 900.0  # without a sign of progress
 class Figures:
     """What a device tells beside outputs: `count` of an emulated core, `timing` of a real device.
 
-    `where` names runtime, version and device; `timing` has the keys of the agent's `run`; `note` says what could not
-    be had.
+    `where` names runtime, version and device, which gave the outputs if it `runs`; `timing` has the keys of the agent's
+    `run`; `note` says what could not be had.
     """
 
     where: str
     method: Method
+    runs: bool = True
     count: Count | None = None
     timing: Mapping[str, Any] | None = None
     note: str = ""
@@ -39,31 +41,62 @@ class Figures:
 class Ran:
     """Outputs, .npy by name, and the figures of the device they come from, None for this machine.
 
-    `refused` is why the runtime does not take the file; there are no outputs then.
+    `refused` is why the runtime does not take the file, `lost` why the device could not be had or did not answer; there
+    are no outputs then.
     """
 
     outputs: dict[str, Path] = field(default_factory=dict)
     figures: Figures | None = None
     refused: str = ""
+    lost: str = ""
 
     def notes(self, target: str) -> list[str]:
         """What the user should hear: whose outputs these are, and what could not be had."""
         if self.figures is None:
             return []
-        said = (f"outputs are those of {self.figures.where}", self.figures.note)
+        said = (f"outputs are those of {self.figures.where}" if self.figures.runs else "", self.figures.note)
         return [f"target {target}: {text}" for text in said if text]
 
 
 def run_all(
-    artifact: Artifact, settings: Sequence[Setting], inputs: Mapping[str, Path], *, repeats: int, chosen: bool = True
+    artifact: Artifact,
+    settings: Sequence[Setting],
+    inputs: Mapping[str, Path],
+    *,
+    repeats: int,
+    chosen: bool = True,
+    alone: bool = True,
 ) -> list[Ran]:
-    """Every sample in each setting; devices work side by side. Raises what the first of them raises.
+    """Every sample in each setting; devices work side by side.
 
-    A target's own runtime, which the user has not `chosen`, may refuse the file.
+    A target's own runtime, which the user has not `chosen`, may refuse the file. A device that cannot be had or fails
+    raises what it raises if it is `alone`, and else leaves the others to their work.
     """
     started = [worker.begin(_starter(artifact, s, inputs, repeats)) if s.place else None for s in settings]
-    here = [None if s.place else _here(artifact, s, inputs, chosen=chosen) for s in settings]
-    return [ran or waited.result() for ran, waited in zip(here, started, strict=True)]  # type: ignore[union-attr]
+    here = [None if _runs(s) else _here(artifact, s, inputs, chosen=chosen) for s in settings]
+    there = [_awaited(waited, alone=alone) if waited else None for waited in started]
+    return [_together(*pair) for pair in zip(here, there, strict=True)]
+
+
+def _awaited(running: Future[Ran], *, alone: bool) -> Ran:
+    try:
+        return running.result()
+    except EdgedlError as e:
+        if alone:
+            raise
+        return Ran(lost=str(e))
+
+
+def _runs(setting: Setting) -> bool:
+    """Whether the outputs come from the setting's device."""
+    return setting.place is not None and setting.place.plugin.runs
+
+
+def _together(here: Ran | None, there: Ran | None) -> Ran:
+    """Outputs of this machine with the figures of a device that only counts."""
+    if here is None or there is None:
+        return here or there or Ran()
+    return replace(here, figures=there.figures, lost=there.lost)
 
 
 def _here(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], *, chosen: bool) -> Ran:
@@ -80,8 +113,10 @@ def _starter(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], r
 
 
 def run(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], *, repeats: int) -> Ran:
-    """Every sample on the setting's device. Raises InputError, WorkerError."""
+    """Every sample on the setting's device, figures alone where it only counts. Raises InputError, WorkerError."""
     assert setting.place is not None  # noqa: S101
+    if not setting.place.plugin.runs:
+        return Ran(figures=figures_of(artifact, setting, inputs, repeats=repeats))
     with setting.place.opened() as device:
         where = _where(device, setting)
         asked = _pushed(device, evaluate.request(artifact, setting, inputs))
@@ -96,6 +131,8 @@ def figures_of(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path],
     """What the setting's device tells of the first sample, without outputs. Raises InputError, WorkerError."""
     assert setting.place is not None  # noqa: S101
     with setting.place.opened() as device:
+        if not setting.place.plugin.runs:
+            return replace(_figures(device, device.name, evaluate.request(artifact, setting, inputs), 0), runs=False)
         where = _where(device, setting)
         return _figures(device, where, _pushed(device, evaluate.request(artifact, setting, inputs)), repeats)
 
@@ -110,7 +147,7 @@ def counting(device: CountingDevice, asked: Mapping[str, Any]) -> tuple[Count | 
     """The instructions of an inference, or why they are not counted."""
     try:
         return device.count(asked, TIMEOUT_S), ""
-    except InputError as e:
+    except (InputError, UnsupportedError) as e:
         return None, f"instructions are not counted: {e}"
 
 
@@ -167,7 +204,7 @@ def _check_answer(device: Device, file: Path, wanted: tuple[int | None, ...], na
 
 def relabelled(checks: Sequence[Check], ran: Ran) -> list[Check]:
     """Checks of outputs with the method that those outputs come by; the reference ran here."""
-    method = ran.figures.method if ran.figures else Method.MEASURED_HOST
+    method = ran.figures.method if ran.figures and ran.figures.runs else Method.MEASURED_HOST
     return [
         c if c.method is not Method.MEASURED_HOST or c.name.endswith("_reference") else replace(c, method=method)
         for c in checks
