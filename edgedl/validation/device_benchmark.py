@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgedl import devices, worker
+from edgedl.latency import instructions
 from edgedl.types import Artifact, Target
 from edgedl.validation import on_device
 from edgedl.validation.evaluate import Setting
@@ -40,7 +41,8 @@ def rows(
         figures = started[setting, str(artifact.path)].result()
         found.append(_row(artifact, target, setting, figures))
         notes += [f"target {target.id}: {figures.note}"] if figures.note else []
-    return found, notes
+        notes += [instructions.beside(figures.count.core)] if figures.count else []
+    return found, list(dict.fromkeys(notes))
 
 
 def _row(artifact: Artifact, target: Target, setting: Setting, figures: Figures) -> dict[str, Any]:
