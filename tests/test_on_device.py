@@ -57,7 +57,7 @@ class CountingDevice(Device):
 class Place:
     """A devices.Place that opens what a test made."""
 
-    opened, runs = devices.Place.opened, True
+    opened, gives = devices.Place.opened, "outputs"
 
     def __init__(self, device):
         self.plugin, self.options = self, None
@@ -168,7 +168,7 @@ def test_a_device_that_only_counts_gives_no_outputs(artifact, inputs, monkeypatc
     here = {"kind": inputs["image"]}
     monkeypatch.setattr(on_device.evaluate, "outputs", lambda *given: here)
     counting = setting(CountingDevice())
-    counting.place.runs = False
+    counting.place.gives = "instructions"
     (ran,) = on_device.run_all(artifact, [counting], inputs, repeats=1)
     assert (ran.outputs, ran.figures.count) == (here, COUNT)
     assert ran.notes("board") == []

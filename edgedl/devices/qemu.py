@@ -17,7 +17,7 @@ from edgedl import agent, worker
 from edgedl.devices import counting, sysroot
 from edgedl.devices.local import ChildDevice
 from edgedl.errors import EdgedlError, InputError, WorkerError
-from edgedl.types import Count, Method
+from edgedl.types import Count, Gives, Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,10 @@ class Qemu:
     """Cores of `qemu-aarch64` and `qemu-arm`."""
 
     options = Options
-    runs = True
+
+    def gives(self, options: Options) -> Gives:  # noqa: ARG002
+        """Outputs."""
+        return "outputs"
 
     def missing(self, options: Options) -> str:
         """The command that sets the sysroot up, or installs QEMU."""

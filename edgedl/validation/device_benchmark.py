@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgedl import devices, worker
 from edgedl.latency import instructions
 from edgedl.types import Artifact, Target
@@ -69,14 +67,7 @@ def _row(artifact: Artifact, target: Target, setting: Setting, figures: Figures)
             "runtime_version": count.runtime,
             "inference": count.inference,
         }
-    if timing := figures.timing:
-        times = np.array(timing["nanoseconds"]) / 1e6
-        row |= {
-            "load_ms": timing["load_ms"],
-            "first_inference_ms": timing["first_inference_ms"],
-            "latency_ms": float(np.median(times)),
-            "latency_p90_ms": float(np.percentile(times, 90)),
-            "peak_rss_bytes": timing["peak_rss_bytes"],
-            "repeats": len(times),
-        }
+    if times := figures.times:
+        told = {name: getattr(times, name) for name in on_device.TIMES}
+        row |= {name: value for name, value in told.items() if value is not None} | {"repeats": times.inferences}
     return row

@@ -13,27 +13,27 @@ import numpy as np
 from edgedl import worker
 from edgedl.data import file_sha256
 from edgedl.errors import EdgedlError, InputError, UnsupportedError, WorkerError
-from edgedl.types import Artifact, Check, Count, CountingDevice, Device, Method
+from edgedl.types import Artifact, Check, Count, CountingDevice, Device, Method, Times, TimingDevice
 from edgedl.validation import evaluate
 from edgedl.validation.evaluate import Setting
 from edgedl.validation.gates import Gates
 
 TIMEOUT_S = 900.0  # without a sign of progress
+TIMES = ("load_ms", "first_inference_ms", "peak_rss_bytes", "latency_ms", "latency_p90_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What a device tells beside outputs: `count` of an emulated core, `timing` of a real device.
+    """What a device tells beside outputs: `count` of an emulated core, `times` of a real device.
 
-    `where` names runtime, version and device, which gave the outputs if it `runs`; `timing` has the keys of the agent's
-    `run`; `note` says what could not be had.
+    `where` names runtime, version and device, which gave the outputs if it `runs`; `note` says what could not be had.
     """
 
     where: str
     method: Method
     runs: bool = True
     count: Count | None = None
-    timing: Mapping[str, Any] | None = None
+    times: Times | None = None
     note: str = ""
 
 
@@ -54,7 +54,11 @@ class Ran:
         """What the user should hear: whose outputs these are, and what could not be had."""
         if self.figures is None:
             return []
-        said = (f"outputs are those of {self.figures.where}" if self.figures.runs else "", self.figures.note)
+        said = [self.figures.note]
+        if self.figures.runs:
+            said = [f"outputs are those of {self.figures.where}", *said]
+        elif self.figures.times:
+            said = [f"times are those of {self.figures.where}, outputs this machine's", *said]
         return [f"target {target}: {text}" for text in said if text]
 
 
@@ -89,11 +93,11 @@ def _awaited(running: Future[Ran], *, alone: bool) -> Ran:
 
 def _runs(setting: Setting) -> bool:
     """Whether the outputs come from the setting's device."""
-    return setting.place is not None and setting.place.plugin.runs
+    return setting.place is not None and setting.place.gives == "outputs"
 
 
 def _together(here: Ran | None, there: Ran | None) -> Ran:
-    """Outputs of this machine with the figures of a device that only counts."""
+    """Outputs of this machine with the figures of a device that gives none."""
     if here is None or there is None:
         return here or there or Ran()
     return replace(here, figures=there.figures, lost=there.lost)
@@ -113,9 +117,9 @@ def _starter(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], r
 
 
 def run(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path], *, repeats: int) -> Ran:
-    """Every sample on the setting's device, figures alone where it only counts. Raises InputError, WorkerError."""
+    """Every sample on the setting's device, figures alone where it gives no outputs. Raises InputError, WorkerError."""
     assert setting.place is not None  # noqa: S101
-    if not setting.place.plugin.runs:
+    if not _runs(setting):
         return Ran(figures=figures_of(artifact, setting, inputs, repeats=repeats))
     with setting.place.opened() as device:
         where = _where(device, setting)
@@ -131,16 +135,17 @@ def figures_of(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path],
     """What the setting's device tells of the first sample, without outputs. Raises InputError, WorkerError."""
     assert setting.place is not None  # noqa: S101
     with setting.place.opened() as device:
-        if not setting.place.plugin.runs:
-            return replace(_figures(device, device.name, evaluate.request(artifact, setting, inputs), 0), runs=False)
+        if not _runs(setting):
+            asked = evaluate.request(artifact, setting, inputs)
+            return replace(_figures(device, device.name, asked, repeats), runs=False)
         where = _where(device, setting)
         return _figures(device, where, _pushed(device, evaluate.request(artifact, setting, inputs)), repeats)
 
 
 def _figures(device: Device, where: str, asked: Mapping[str, Any], repeats: int) -> Figures:
     count, note = counting(device, asked) if isinstance(device, CountingDevice) else (None, "")
-    measured = timing(device, asked, repeats) if device.method is Method.MEASURED_DEVICE else None
-    return Figures(where=where, method=device.method, count=count, timing=measured, note=note)
+    times = timing(device, asked, repeats) if device.method is Method.MEASURED_DEVICE else None
+    return Figures(where=where, method=device.method, count=count, times=times, note=note)
 
 
 def counting(device: CountingDevice, asked: Mapping[str, Any]) -> tuple[Count | None, str]:
@@ -151,9 +156,20 @@ def counting(device: CountingDevice, asked: Mapping[str, Any]) -> tuple[Count | 
         return None, f"instructions are not counted: {e}"
 
 
-def timing(device: Device, asked: Mapping[str, Any], repeats: int) -> Mapping[str, Any]:
+def timing(device: Device, asked: Mapping[str, Any], repeats: int) -> Times:
     """The first sample, `repeats` times after a warm-up."""
-    return device.call("run", {**asked, "stop": 1, "warmup": 10, "repeats": repeats}, TIMEOUT_S)
+    if isinstance(device, TimingDevice):
+        return device.time(asked, repeats, TIMEOUT_S)
+    told = device.call("run", {**asked, "stop": 1, "warmup": 10, "repeats": repeats}, TIMEOUT_S)
+    milliseconds = np.array(told["nanoseconds"]) / 1e6
+    return Times(
+        latency_ms=float(np.median(milliseconds)),
+        latency_p90_ms=float(np.percentile(milliseconds, 90)),
+        load_ms=told["load_ms"],
+        first_inference_ms=told["first_inference_ms"],
+        peak_rss_bytes=told["peak_rss_bytes"],
+        inferences=len(milliseconds),
+    )
 
 
 def _pushed(device: Device, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,12 +235,11 @@ def checks(figures: Figures | None, gates: Gates, target: str | None) -> list[Ch
         kinds = ", ".join(f"{kind} {n / count.instructions:.0%}" for kind, n in count.classes.items())
         under = f"{count.core}, {count.emulator}, {count.runtime}{kernels}, {count.threads} thread(s)"
         found["instructions"] = (count.instructions, f"{under}: {kinds}" if kinds else under)
-    if figures and (told := figures.timing):
-        times = np.array(told["nanoseconds"]) / 1e6
-        why = f"{figures.where}, {len(times)} inferences"
-        found |= {name: (told[name], why) for name in ("load_ms", "first_inference_ms", "peak_rss_bytes")}
-        found["latency_ms"] = (float(np.median(times)), why)
-        found["latency_p90_ms"] = (float(np.percentile(times, 90)), why)
+    if figures and (times := figures.times):
+        why = f"{figures.where}, {times.inferences} inferences"
+        told = {name: getattr(times, name) for name in TIMES}
+        found |= {name: (value, why) for name, value in told.items() if value is not None}
+        found["latency_ms"] = (times.latency_ms, f"{why}, their {times.kind}")
     return [
         gates.check(name, value, method=figures.method, target=target, why=why)  # type: ignore[union-attr]
         for name, (value, why) in found.items()

@@ -6,6 +6,12 @@ from edgedl import artifacts, devices
 from edgedl.types import Artifact, Target
 from edgedl.validation.evaluate import Setting
 
+_MISSED = {
+    "outputs": "outputs are this machine's, not its device's",
+    "instructions": "instructions are not counted",
+    "times": "times are not measured",
+}
+
 
 def setting_for(
     artifact: Artifact, target: Target | None, *, runtime: str | None, threads: int, counted: bool = True
@@ -19,11 +25,10 @@ def setting_for(
     if target is None:
         return Setting(runtime=artifacts.runtime_for(format_, runtime), threads=threads), []
     place, missing = devices.place_of(target) if format_ in target.formats else (None, "")
-    runs_there = devices.runs(target)
-    if not runs_there and not counted:
+    gives = devices.gives(target)
+    if gives == "instructions" and not counted:
         place, missing = None, ""
-    missed = "outputs are this machine's, not its device's" if runs_there else "instructions are not counted"
-    said = [f"target {target.id}: {missed}: {missing}"] if missing else []
+    said = [f"target {target.id}: {_MISSED[gives]}: {missing}"] if missing else []
     if runtime:
         return Setting(runtime=artifacts.runtime_for(format_, runtime), threads=threads, place=place), said
     offered = [r for r in target.runtimes if r.format in (None, format_)]
@@ -31,7 +36,7 @@ def setting_for(
     for found in offered:
         if found.name in artifacts.runtimes(format_):
             chosen = artifacts.runtime_for(format_, found.name)
-            why = "" if place and runs_there else artifacts.why_not(chosen)
+            why = "" if place and gives == "outputs" else artifacts.why_not(chosen)
             if not why:
                 return Setting(runtime=chosen, resolver=found.resolver, threads=threads, place=place), said
             broken = f", which does not start here: {why}. Try: {chosen.install}"
@@ -40,4 +45,6 @@ def setting_for(
     named = offered[0].name if offered else "no runtime for this format"
     kernels = f"{nearest.name} with {resolver} kernels" if resolver else nearest.name
     note = f"target {target.id}: outputs are those of {kernels} on this machine, in place of {named}{broken}"
-    return Setting(runtime=nearest, resolver=resolver, threads=threads, place=None if runs_there else place), [note]
+    return Setting(runtime=nearest, resolver=resolver, threads=threads, place=None if gives == "outputs" else place), [
+        note
+    ]

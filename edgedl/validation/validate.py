@@ -32,7 +32,7 @@ def validate(request: Request) -> Report:
         told, said = estimates.checks(case.artifact, target, request.gates, case.inputs) if target else ([], [])
         notes += said
         ran = case.ran[cases.key(setting)]
-        if target and not (ran.figures and ran.figures.timing):
+        if target and not (ran.figures and ran.figures.times):
             told += predicted.latency(case.info, target, request.gates)
         if ran.refused or ran.lost:
             checks.append(_does_not_run(target, setting, ran))

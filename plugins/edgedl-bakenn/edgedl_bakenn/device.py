@@ -13,7 +13,7 @@ import numpy as np
 
 from edgedl import agent
 from edgedl.errors import InputError
-from edgedl.types import Count, Method
+from edgedl.types import Count, Gives, Method
 from edgedl_bakenn import emulation
 from edgedl_bakenn.emulation import MACHINES, Generated
 
@@ -41,7 +41,10 @@ class Firmware:
     """Cortex-M cores of `qemu-system-arm`: instructions alone."""
 
     options = Options
-    runs = False
+
+    def gives(self, options: Options) -> Gives:  # noqa: ARG002
+        """Instructions."""
+        return "instructions"
 
     def missing(self, options: Options) -> str:
         """The packages to install, or that no code is generated for this core."""
