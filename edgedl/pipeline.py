@@ -285,7 +285,10 @@ def benchmark(
     found = benchmarking.run(paths, asked.targets, runtime=runtime, threads=threads, repeats=repeats, seed=seed)
     predictions = to_json(latency.answer(asked))
     found |= {"predictions": predictions} if predictions else {}
-    return found | ({"gate": tripwire.judge(found["results"], Path(gate))} if gate else {})
+    if gate:
+        pairs = [(str(path), target.id) for path in paths for target in asked.targets]
+        found["gate"] = tripwire.judge(found["results"], Path(gate), pairs)
+    return found
 
 
 def package(

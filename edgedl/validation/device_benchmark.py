@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedl import devices, worker
+from edgedl.errors import EdgedlError
 from edgedl.latency import instructions
 from edgedl.types import Artifact, Target
 from edgedl.validation import on_device
@@ -20,7 +21,10 @@ Entry = tuple[Artifact, Mapping[str, Path]]  # with one sample an input
 def rows(
     entries: Sequence[Entry], profiles: Sequence[Target], *, runtime: str | None, threads: int, repeats: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row an artifact and target that has a device here, and what the user should hear; devices work side by side."""
+    """A row an artifact and target that has a device here, and what the user should hear; devices work side by side.
+
+    A device that is not reached or fails raises where its target is the only one, else it is left out with a note.
+    """
     reached = [p for p in profiles if devices.place_of(p)[0] is not None]
     asked = [
         (target, entry, setting_for(entry[0], target, runtime=runtime, threads=threads)[0])
@@ -36,7 +40,13 @@ def rows(
     for target, (artifact, _), setting in asked:
         if setting.place is None:
             continue
-        figures = started[setting, str(artifact.path)].result()
+        try:
+            figures = started[setting, str(artifact.path)].result()
+        except EdgedlError as e:
+            if len(profiles) < 2:
+                raise
+            notes.append(f"target {target.id}: nothing of {artifact.path}: {e}")
+            continue
         found.append(_row(artifact, target, setting, figures))
         notes += [f"target {target.id}: {figures.note}"] if figures.note else []
         notes += [instructions.beside(figures.count.core)] if figures.count else []
