@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from conftest import SETUP
 
 from edgedl.errors import InputError, UnsupportedError
-from edgedl_bakenn import emulation
+from edgedl_bakenn import emulation, mending
 from edgedl_bakenn.device import PACKAGES, Firmware, Options
 from edgedl_tflite import flatbuffer
 
@@ -57,16 +57,30 @@ def test_the_c_that_is_counted_gives_the_bits_of_the_reference_kernels(model, ma
     assert 64 * 9 * 2 < found.total < 20_000  # a multiplication each, and what is around them
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"op": "LOGISTIC"}, "bakenn reads CONV_2D, .* and not LOGISTIC"),
-        ({}, "bakenn: .*scale"),  # its other scales are those of no converter
-    ],
-)
-def test_a_file_that_is_not_covered_is_refused_by_name(tmp_path, options, message):
-    with pytest.raises(UnsupportedError, match=message):
-        emulation.generate(crafted.small_model(tmp_path / "m.tflite", **options), tmp_path, 100)
+def test_what_comes_after_the_work_is_left_out(tmp_path):
+    model = flatbuffer.read(crafted.strided_model(tmp_path / "m.tflite", middle="MEAN").read_bytes())
+    assert mending.mend(model) == ["MEAN", "FULLY_CONNECTED", "SOFTMAX"]
+    assert [flatbuffer.op_name(model, op) for op in model.subgraphs[0].operators] == ["CONV_2D"]
+    assert model.subgraphs[0].outputs == [3]
+
+
+def test_a_dense_layer_behind_an_image_gets_its_rows(tmp_path):
+    model = flatbuffer.read(crafted.small_model(tmp_path / "m.tflite", float_output=True).read_bytes())
+    assert mending.mend(model) == ["DEQUANTIZE"]
+    graph = model.subgraphs[0]
+    assert [flatbuffer.op_name(model, op) for op in graph.operators] == ["CONV_2D", "RESHAPE", "FULLY_CONNECTED"]
+    assert list(graph.tensors[graph.operators[2].inputs[0]].shape) == [1, 8 * 8 * 4]
+
+
+def test_work_behind_an_operator_that_bakenn_lacks_is_not_left_out(tmp_path):
+    path = crafted.strided_model(tmp_path / "m.tflite", middle="LOGISTIC")
+    with pytest.raises(UnsupportedError, match=r"and not LOGISTIC, operator 1; 14% of the multiply-accumulates come"):
+        emulation.generate(path, tmp_path, 100)
+
+
+def test_what_bakenn_says_of_a_file_is_passed_on(tmp_path):
+    with pytest.raises(UnsupportedError, match=r"bakenn: .*scale"):  # those of this file are no converter's
+        emulation.generate(crafted.small_model(tmp_path / "m.tflite"), tmp_path, 100)
 
 
 def test_a_float_file_is_refused(tmp_path):
