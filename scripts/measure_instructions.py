@@ -1,9 +1,9 @@
-"""Measure how far instructions on an emulated Cortex-M4 are from published milliseconds of the same kernels.
+"""Measure how far instructions on an emulated Cortex-M are from published milliseconds of the same kernels.
 
     scripts/measure_instructions.py [FOLDER]     # FOLDER has the files of MLPerf Tiny, ../shared/data/mlperf_tiny
 
-The four networks of MLPerf Tiny as firmware, beside the times of microTVM with CMSIS-NN on a NUCLEO-L4R5ZI, both
-calling CMSIS-NN. Its file for visual wake words is not in the folder: a network of its architecture with random weights
+The four networks of MLPerf Tiny as firmware, beside the times of microTVM with CMSIS-NN on boards with the same cores.
+Its file for visual wake words is not in the folder: a network of its architecture with random weights
 stands in, whose values hardly move the count. Writes edgedl/latency/data/instructions.csv, which `edgedl benchmark`
 tells from.
 """
@@ -14,6 +14,7 @@ import csv
 import statistics
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,56 +28,76 @@ from edgedl.latency import figures, instructions  # noqa: E402
 from edgedl.validation import benchmark  # noqa: E402
 from edgedl_bakenn.device import Firmware, Options  # noqa: E402
 
-CORE, MACHINE, KERNELS = "cortex-m4", "mps2-an386", ("microtvm", "cmsis-nn")
+RUNTIME, VERSION = "microtvm", "cmsis-nn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """What a submission's results come from, as its system description says; `folder` is in their paths."""
+
+    machine: str
+    core: str
+    name: str
+    clock_hz: float
+    folder: str
+    system: str
+
+
+SYSTEMS = "mlcommons/tiny_results_v1.0:closed/OctoML/systems/system_description_"
+BOARDS = (
+    Board(machine="mps2-an386", core="cortex-m4", name="NUCLEO-L4R5ZI", clock_hz=120e6, folder="L4R5ZI",
+          system=f"{SYSTEMS}NUCLEO_L4R5ZI_microtvm_cmsis_nn.json"),
+    Board(machine="mps2-an505", core="cortex-m33", name="nRF5340 DK", clock_hz=128e6, folder="NRF5340",
+          system=f"{SYSTEMS}NRF5340DK_microtvm_cmsis_nn.json"),
+)  # fmt: skip
 FILES = {
     "ResNet8 CIFAR-10 32x32x3": "ic/pretrainedResnet_quant.tflite",
     "DS-CNN 49x10x1": "kws/kws_ref_model.tflite",
     "FC autoencoder 640": "ad/ad01_int8.tflite",
     "MobileNetV1 0.25 96x96x3": None,
 }
-ANOTHER_BOARD = "/NRF5340-DK/"  # a submission's folder; its results name no board of their own
 
 
 def main(folder: Path) -> None:
     """Count, join and write."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for model, name in FILES.items():
             path = folder / name if name else _wake_words(Path(scratch))
-            told, published = _count(path), _published(model)
-            latency_ms = statistics.median(f.latency_ms for f in published)
-            rows.append(
-                {
-                    "core": CORE,
-                    "model": model,
-                    "instructions": told.instructions,
-                    "counted": f"{told.emulator}, {told.runtime} with {told.resolver}",
-                    "latency_ms": latency_ms,
-                    "clock_hz": published[0].clock_hz,
-                    "published": f"microTVM with CMSIS-NN on a {published[0].board}",
-                    "source": " ".join(f.source for f in published),
-                }
-            )
+            rows += [_row(board, model, path) for board in BOARDS]
+    rows.sort(key=lambda row: row["core"])
     with instructions.FIGURES.open("w", encoding="utf-8", newline="") as f:
         writer = csv.DictWriter(f, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print(instructions.beside(CORE))
+    for board in BOARDS:
+        print(instructions.beside(board.core))
     worker.close()
 
 
-def _published(model: str) -> list[figures.Figure]:
-    wanted = (*KERNELS, CORE, model)
-    found = [f for f in figures.read() if (f.runtime, f.version, f.core, f.model) == wanted]
-    return [f for f in found if ANOTHER_BOARD not in f.source]
+def _row(board: Board, model: str, path: Path) -> dict[str, Any]:
+    told = _count(path, board.machine)
+    found = [f for f in figures.read() if (f.runtime, f.version, f.model) == (RUNTIME, VERSION, model)]
+    published = [f for f in found if board.folder in f.source]
+    return {
+        "core": board.core,
+        "model": model,
+        "instructions": told.instructions,
+        "counted": f"{told.emulator}, {told.runtime}; {told.resolver}",
+        "latency_ms": statistics.median(f.latency_ms for f in published),
+        "clock_hz": board.clock_hz,
+        "published": f"microTVM with CMSIS-NN, {board.name}",
+        "source": " ".join(f.source for f in published),
+        "system": board.system,
+    }
 
 
-def _count(path: Path) -> Any:
+def _count(path: Path, machine: str) -> Any:
     artifact = artifacts.read(path)[0]
     inputs = {name: str(p) for name, p in benchmark.random_inputs(artifact, 0).items()}
     quantization = {s.name: [s.scale, s.zero_point] for s in artifact.inputs}
     asked = {"artifact": str(path), "threads": 1, "inputs": inputs, "quantization": quantization}
-    return Firmware().open(Options(machine=MACHINE)).count(asked, 600)
+    return Firmware().open(Options(machine=machine)).count(asked, 600)
 
 
 def _wake_words(folder: Path) -> Path:

@@ -13,14 +13,15 @@ def rows():
         return list(csv.DictReader(f))
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row["model"])
+@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row['model']} on {row['core']}")
 def test_milliseconds_are_those_of_the_published_figures(row):
     sources = row["source"].split()
-    published = [f for f in figures.read() if f.source in sources and f.core == row["core"]]
+    published = [f for f in figures.read() if f.source in sources]
     assert len(published) == len(sources)
     assert {(f.runtime, f.version, f.model) for f in published} == {("microtvm", "cmsis-nn", row["model"])}
     assert float(row["latency_ms"]) == statistics.median(f.latency_ms for f in published)
     assert row["counted"].startswith("qemu-system-arm ")
+    assert row["system"].startswith("mlcommons/tiny_results")
 
 
 def test_their_spread_is_told_beside_the_instructions():
