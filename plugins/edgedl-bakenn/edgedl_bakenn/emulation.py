@@ -64,9 +64,13 @@ class Counted:
 
 
 def generate(source: Path, folder: Path, timeout_s: float) -> Generated:
-    """Write the C into `folder`. Raises UnsupportedError, WorkerError."""
+    """Write the C into `folder`. Raises UnsupportedError for what bakenn refuses, or dies of."""
     command = [sys.executable, "-m", "edgedl_bakenn.generating", str(source), str(folder / "c")]
-    told = json.loads(_run(command, folder, timeout_s, "bakenn").splitlines()[-1])
+    try:
+        said = _run(command, folder, timeout_s, "bakenn")
+    except WorkerError as e:
+        raise UnsupportedError(str(e)) from e
+    told = json.loads(said.splitlines()[-1])
     if "refused" in told:
         raise UnsupportedError(told["refused"])
     return Generated(**told["made"])

@@ -33,7 +33,7 @@ def generate(source: Path, folder: Path) -> dict[str, Any]:
     )
     try:
         made = bakenn.compile_tflite(flatbuffer.write(model), folder, name=NAME, backend_options=options).artifacts
-    except bakenn.CompileError as e:
+    except bakenn.BakeNNError as e:
         message = f"bakenn: {e}"
         raise UnsupportedError(message) from e
     sources = (made.model_source, made.weights_source, made.kernels_source, *made.support_sources)

@@ -83,6 +83,12 @@ def test_what_bakenn_says_of_a_file_is_passed_on(tmp_path):
         emulation.generate(crafted.small_model(tmp_path / "m.tflite"), tmp_path, 100)
 
 
+def test_a_file_that_bakenn_dies_of_is_refused(tmp_path):
+    (tmp_path / "m.tflite").write_bytes(b"no model")
+    with pytest.raises(UnsupportedError, match="bakenn ended with 1: "):
+        emulation.generate(tmp_path / "m.tflite", tmp_path, 100)
+
+
 def test_a_float_file_is_refused(tmp_path):
     with pytest.raises(UnsupportedError, match="bakenn takes int8 files; export with --scheme int8"):
         emulation.generate(crafted.float_model(tmp_path / "m.tflite"), tmp_path, 100)
