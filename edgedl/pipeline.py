@@ -33,8 +33,8 @@ from edgedl.latency.fitted import MODELS
 from edgedl.types import Artifact, ExportOptions, Report, Scheme, Target, Verdict, to_json
 from edgedl.validation import benchmark as benchmarking
 from edgedl.validation import estimates, planning, statistics, tripwire
+from edgedl.validation.cases import Request
 from edgedl.validation.gates import Gates, parse_limits
-from edgedl.validation.validate import Request
 from edgedl.validation.validate import validate as run_validation
 
 StrPath = str | Path
@@ -285,7 +285,10 @@ def benchmark(
     found = benchmarking.run(paths, asked.targets, runtime=runtime, threads=threads, repeats=repeats, seed=seed)
     predictions = to_json(latency.answer(asked))
     found |= {"predictions": predictions} if predictions else {}
-    return found | ({"gate": tripwire.judge(found["results"], Path(gate))} if gate else {})
+    if gate:
+        pairs = [(str(path), target.id) for path in paths for target in asked.targets]
+        found["gate"] = tripwire.judge(found["results"], Path(gate), pairs)
+    return found
 
 
 def package(

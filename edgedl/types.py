@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from edgedl.errors import InputError
 
@@ -366,6 +366,31 @@ class CountingDevice(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """What a file took on a real device: `latency_ms` is the `kind` of average over `inferences`."""
+
+    latency_ms: float
+    load_ms: float
+    first_inference_ms: float
+    inferences: int
+    latency_p90_ms: float | None = None
+    peak_rss_bytes: int | None = None
+    kind: str = "median"
+
+
+@runtime_checkable
+class TimingDevice(Protocol):
+    """A real device that times files without an agent."""
+
+    def time(self, request: Mapping[str, Any], repeats: int, timeout_s: float) -> Times:
+        """Times of the file of a `run` request. Raises InputError where it cannot, WorkerError where it is lost."""
+        ...
+
+
+Gives = Literal["outputs", "instructions", "times"]
+
+
 class DevicePlugin(Protocol):
     """Opens devices of one kind. `options` is a frozen dataclass, the keys of a profile's [runner] beside `device`.
 
@@ -373,6 +398,10 @@ class DevicePlugin(Protocol):
     """
 
     options: type
+
+    def gives(self, options: Any) -> Gives:
+        """Outputs, with times or instructions beside them, or one of these alone."""
+        ...
 
     def missing(self, options: Any) -> str:
         """What must be done before one can be opened, with the command; "" where nothing must."""

@@ -47,6 +47,56 @@ def small_model(
     return path
 
 
+def strided_model(path, *, middle="RESHAPE"):
+    """image (1, 8, 8, 2) -> CONV_2D of stride 2, padded on one side -> RESHAPE without options -> dense -> SOFTMAX.
+
+    With `middle` MEAN the dense layer gets the mean of the image alone; with another, what that makes of all of it.
+    """
+    rng = np.random.default_rng(0)
+    weights, dense = (
+        rng.integers(-127, 128, shape).astype(np.int8) for shape in ((4, 3, 3, 2), (3, 4 if middle == "MEAN" else 64))
+    )
+    arrays = [
+        weights,
+        np.int32([300, -200, 0, 9]),
+        np.int32([1, 2] if middle == "MEAN" else [1, 64]),
+        dense,
+        np.zeros(3, np.int32),
+    ]
+    tensors = [
+        _tensor("image", (1, 8, 8, 2), "INT8", [2**-4]),
+        _tensor("w", weights.shape, "INT8", [2**-6, 2**-5, 2**-7, 2**-6], buffer=1),
+        _tensor("b", (4,), "INT32", [2**-10, 2**-9, 2**-11, 2**-10], buffer=2),
+        _tensor("conv", (1, 4, 4, 4), "INT8", [2**-3]),
+        fb.TensorT(name="to", shape=np.int32([2]), type=fb.TensorType.INT32, buffer=3),
+        _tensor("flat", (1, dense.shape[1]), "INT8", [2**-3]),
+        _tensor("v", dense.shape, "INT8", [2**-9], buffer=4),
+        _tensor("c", (3,), "INT32", [2**-12], buffer=5),
+        _tensor("kind", (1, 3), "INT8", [2**-2]),
+        _tensor("share", (1, 3), "INT8", [1 / 256]),
+    ]
+    tensors[9].quantization.zeroPoint = np.int64([-128])
+    tensors[0].shapeSignature = np.int32([-1, 8, 8, 2])
+    conv, softmax = fb.Conv2DOptionsT(), fb.SoftmaxOptionsT()
+    conv.strideH = conv.strideW = 2
+    conv.dilationHFactor = conv.dilationWFactor = 1
+    softmax.beta = 1.0
+    options = fb.BuiltinOptions
+    operators = [
+        _operator(0, [0, 1, 2], [3], options.Conv2DOptions, conv),
+        _operator(1, [3, 4] if middle in ("RESHAPE", "MEAN") else [3], [5], options.NONE, None),
+        _operator(2, [5, 6, 7], [8], options.FullyConnectedOptions, fb.FullyConnectedOptionsT()),
+        _operator(3, [8], [9], options.SoftmaxOptions, softmax),
+    ]
+    codes = [_code(n, v) for n, v in (("CONV_2D", 3), (middle, 1), ("FULLY_CONNECTED", 4), ("SOFTMAX", 2))]
+    graph = fb.SubGraphT(tensors=tensors, inputs=np.int32([0]), outputs=np.int32([9]), operators=operators)
+    buffers = [fb.BufferT(), *(fb.BufferT(data=np.frombuffer(a.tobytes(), np.uint8)) for a in arrays)]
+    from edgedl_tflite import flatbuffer
+
+    path.write_bytes(flatbuffer.write(fb.ModelT(version=3, operatorCodes=codes, subgraphs=[graph], buffers=buffers)))
+    return path
+
+
 def images(count, seed=0, side=SIDE):
     """x (count, side, side, 1) float32 in the range of the model's input."""
     return np.random.default_rng(seed).uniform(-6, 6, (count, side, side, 1)).astype(np.float32)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgedl.devices import sysroot
 
-APPLETS = ("sh", "cat", "df", "env", "kill", "mkdir", "mktemp", "rm", "sleep", "tar", "true", "uname")
+APPLETS = ("sh", "cat", "chmod", "df", "env", "kill", "ls", "mkdir", "mktemp", "rm", "sleep", "tar", "true", "uname")
 PACKAGES = {"adb": "adb", "busybox": "busybox-static", "qemu-aarch64": "qemu-user", "ldd": "libc-bin"}
 
 

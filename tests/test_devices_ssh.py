@@ -129,7 +129,7 @@ def test_a_board_that_is_an_emulator_gives_no_milliseconds(sysroots, board, base
     options = Options(**{**board.keys, "folder": str(base), "python": str(script)})
     found = ran(artifact, inputs, {"device": "ssh", "options": options})
     assert found.figures.method == "emulated"
-    assert found.figures.timing is None
+    assert found.figures.times is None
     assert f"127.0.0.1:{board.port} (aarch64, emulated by qemu-aarch64)" in found.figures.where
     here = on_device.run_all(artifact, [Setting(runtime=artifacts.runtime_for("tflite"))], inputs, repeats=1)
     (there,) = found.outputs.values()

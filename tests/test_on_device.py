@@ -57,7 +57,7 @@ class CountingDevice(Device):
 class Place:
     """A devices.Place that opens what a test made."""
 
-    opened = devices.Place.opened
+    opened, gives = devices.Place.opened, "outputs"
 
     def __init__(self, device):
         self.plugin, self.options = self, None
@@ -142,3 +142,35 @@ def test_only_what_was_run_there_bears_its_method():
     ]  # fmt: skip
     assert [c.method for c in on_device.relabelled(checks, ran)] == ["emulated", "measured-host", "static"]
     assert on_device.relabelled(checks, Ran(outputs={})) == checks
+
+
+class Unplugged(Place):
+    def __init__(self):
+        super().__init__(None)
+        self.open = self.fail
+
+    def fail(self, options):
+        message = "phone XYZ: adb does not reach it"
+        raise InputError(message)
+
+
+def test_a_device_that_is_not_there_leaves_the_others_to_their_work(artifact, inputs):
+    settings = [setting(Device()), Setting(runtime=artifacts.runtime_for("tflite"), place=Unplugged())]
+    found = on_device.run_all(artifact, settings, inputs, repeats=1, alone=False)
+    assert [ran.lost for ran in found] == ["", "phone XYZ: adb does not reach it"]
+    assert list(found[0].outputs) == ["kind"]
+    assert found[1].outputs == {}
+    with pytest.raises(InputError, match="phone XYZ: adb does not reach it"):
+        on_device.run_all(artifact, settings, inputs, repeats=1)
+
+
+def test_a_device_that_only_counts_gives_no_outputs(artifact, inputs, monkeypatch):
+    here = {"kind": inputs["image"]}
+    monkeypatch.setattr(on_device.evaluate, "outputs", lambda *given: here)
+    counting = setting(CountingDevice())
+    counting.place.gives = "instructions"
+    (ran,) = on_device.run_all(artifact, [counting], inputs, repeats=1)
+    assert (ran.outputs, ran.figures.count) == (here, COUNT)
+    assert ran.notes("board") == []
+    check = Check(name="accuracy", method=Method.MEASURED_HOST)
+    assert on_device.relabelled([check], ran) == [check]

@@ -2,7 +2,9 @@
 
 import json
 
+import jsonschema
 import pytest
+from crafted import small_model
 
 from edgedl.errors import InputError
 from edgedl.validation import tripwire
@@ -61,6 +63,17 @@ def test_a_growth_outweighs_what_cannot_be_compared(tmp_path):
     assert judged(tmp_path, [grown, ROW | {"target": "pixel-8"}], [ROW])["verdict"] == "fail"
 
 
+def test_what_was_counted_then_and_is_not_now_is_no_pass(tmp_path):
+    (tmp_path / "b.json").write_text(json.dumps({"results": [ROW, ROW | {"target": "pixel-8"}]}))
+    asked = [("out/m.tflite", "raspberry-pi-4"), ("out/m.tflite", "pixel-8"), ("out/m.tflite", "host")]
+    found = tripwire.judge([HOST, ROW], tmp_path / "b.json", asked)
+    assert [(e["target"], e["verdict"]) for e in found["entries"]] == [
+        ("raspberry-pi-4", "pass"),
+        ("pixel-8", "unchecked"),
+    ]
+    assert (found["verdict"], found["entries"][1]["why"]) == ("unchecked", "counted then, not now")
+
+
 @pytest.mark.parametrize(("now", "before"), [([], [ROW]), ([], [])])
 def test_no_count_is_no_pass(tmp_path, now, before):
     found = judged(tmp_path, now, before)
@@ -89,3 +102,18 @@ def test_a_gate_without_an_emulated_core_exits_with_7(cli, model, tmp_path):
     assert (answer.code, answer.out) == (7, "unchecked\n")
     assert "no instructions were counted" in answer.err
     assert "nothing here measures it (edgedl devices setup qemu-arm64)" in answer.err
+
+
+def test_a_device_that_is_not_there_leaves_the_others_to_their_benchmark(cli, schema, tmp_path):
+    model = small_model(tmp_path / "m.tflite")
+    profile = "name = 'Mine'\nsource = 'data sheet 1'\nformats = ['tflite']\n[runtime.litert]\nformat = 'tflite'\n"
+    (tmp_path / "phone.toml").write_text(f"{profile}[runner]\ndevice = 'adb'\nadb = 'no-adb'\n")
+    (tmp_path / "b.json").write_text(json.dumps({"results": [ROW | {"target": "phone"}]}))
+    given = ("benchmark", model, "--repeats", 5, "--gate", tmp_path / "b.json", "--target", tmp_path / "phone.toml")
+    answer = cli(*given, "--target", "host", "--json")
+    jsonschema.validate(answer.json, schema("benchmark"))
+    assert answer.code == 7
+    assert f"target phone: nothing of {model}: no-adb: not on this machine" in answer.err
+    assert [e["why"] for e in answer.json["gate"]["entries"]] == ["counted then, not now"]
+    assert "counted then, not now" in cli(*given, "--target", "host").err
+    assert cli(*given).code == 2  # alone it is an error

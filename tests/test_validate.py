@@ -4,6 +4,7 @@ import jsonschema
 import numpy as np
 import pytest
 from conftest import samples
+from crafted import images, small_model
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +109,21 @@ def test_targets_are_judged_with_their_kernels_and_never_by_this_machines_latenc
     assert (there["measured"], there["verdict"]) == (None, "unchecked")
     assert answer.json["targets"] == ["host", "nucleo-h743zi2", "esp32-s3-devkitc-1"]
     assert named(answer, "size_bytes", "nucleo-h743zi2")["method"] == "static"
+
+
+def test_a_device_that_is_not_there_is_unchecked_beside_the_others(cli, tmp_path):
+    small = small_model(tmp_path / "m.tflite")
+    np.savez(tmp_path / "d.npz", x=images(16))
+    profile = "name = 'Mine'\nsource = 'data sheet 1'\nformats = ['tflite']\n[runtime.litert]\nformat = 'tflite'\n"
+    (tmp_path / "phone.toml").write_text(f"{profile}[runner]\ndevice = 'adb'\nadb = 'no-adb'\n")
+    given = ("validate", small, "--reference", small, "--data", tmp_path / "d.npz", "--target", tmp_path / "phone.toml")
+    answer = cli(*given, "--target", "host", "--limit", "flips=0", "--json")
+    assert answer.code == 7, answer.err
+    lost = named(answer, "runs", "phone")
+    assert (lost["verdict"], lost["why"]) == ("unchecked", "no-adb: not on this machine. Try: sudo apt-get install adb")
+    assert named(answer, "flips", "host")["verdict"] == "pass"
+    assert "flips" not in {c["name"] for c in answer.json["checks"] if c["target"] == "phone"}
+    assert cli(*given).code == 2  # alone it is an error
 
 
 def test_limits_fail_by_name(cli, trained, data):

@@ -152,7 +152,8 @@ def _gate(gate: dict[str, Any] | None) -> list[Table]:
     table.add_column("why", overflow="fold")
     for e in gate["entries"]:
         before = "" if e["baseline"] is None else f"{e['baseline']:,}"
-        table.add_row(e["artifact"], e["target"], before, f"{e['measured']:,}", e["verdict"], e["why"])
+        now = "" if e["measured"] is None else f"{e['measured']:,}"
+        table.add_row(e["artifact"], e["target"], before, now, e["verdict"], e["why"])
     return [table, *([gate["why"]] if gate["why"] else [])]
 
 

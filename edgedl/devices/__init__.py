@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgedl import plugins, targets, toml
-from edgedl.types import Device, DevicePlugin, Target
+from edgedl.types import Device, DevicePlugin, Gives, Target
 
 LOCAL = "local"
 
@@ -26,6 +26,11 @@ class Place:
         """The plugin that opens it."""
         found: DevicePlugin = plugins.load("devices", self.device)
         return found
+
+    @property
+    def gives(self) -> Gives:
+        """What is to be had from it."""
+        return self.plugin.gives(self.options)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Device]:
@@ -53,22 +58,42 @@ def overview() -> list[dict[str, str]]:
     return found
 
 
+def named(target: Target) -> Place | None:
+    """The device of a target's [runner], whether it can be had or not; None for this machine.
+
+    Raises InputError or PluginError for what the profile names wrongly.
+    """
+    name = target.runner.get("device", LOCAL)
+    if name == LOCAL:
+        return None
+    plugin: DevicePlugin = plugins.load("devices", name)
+    given = {k: v for k, v in target.runner.items() if k != "device"}
+    architecture = target.cpu.get("architecture")
+    if architecture and "architecture" in {f.name for f in dataclasses.fields(plugin.options)}:
+        given.setdefault("architecture", architecture)
+    return Place(device=name, options=toml.build(plugin.options, given, f"target {target.id}: [runner]"))
+
+
+def gives(target: Target) -> Gives:
+    """What a target's device gives; one whose plugin is not here is taken to give outputs."""
+    place = named(target) if _is_known(target) else None
+    return place.gives if place else "outputs"
+
+
 def place_of(target: Target) -> tuple[Place | None, str]:
     """The device of a target's [runner], and why there is none where one was named but cannot be had.
 
     A device that takes a set-up is left out until that is done; anything that the user's own profile names wrongly
     raises InputError or PluginError.
     """
-    name = target.runner.get("device", LOCAL)
-    if name == LOCAL:
-        return None, ""
-    if name not in {p.name for p in plugins.listing("devices")} and target.id in targets.listing():
-        return None, f"no plugin provides device {name!r}"
-    plugin: DevicePlugin = plugins.load("devices", name)
-    given = {k: v for k, v in target.runner.items() if k != "device"}
-    architecture = target.cpu.get("architecture")
-    if architecture and "architecture" in {f.name for f in dataclasses.fields(plugin.options)}:
-        given.setdefault("architecture", architecture)
-    place = Place(device=name, options=toml.build(plugin.options, given, f"target {target.id}: [runner]"))
-    missing = plugin.missing(place.options)
+    if not _is_known(target):
+        return None, f"no plugin provides device {target.runner['device']!r}"
+    place = named(target)
+    missing = place.plugin.missing(place.options) if place else ""
     return (None, missing) if missing else (place, "")
+
+
+def _is_known(target: Target) -> bool:
+    """Whether a plugin provides its device. A user's profile is taken at its word: where none does is an error then."""
+    name = target.runner.get("device", LOCAL)
+    return name in {p.name for p in plugins.listing("devices")} or target.id not in targets.listing()

@@ -19,8 +19,10 @@ from typing import Any
 
 from edgedl import worker
 from edgedl.devices import remote, sysroot
+from edgedl.devices.benchmark_model import BenchmarkModelDevice
 from edgedl.devices.remote import COMMAND_S, LEAVE_S, Link, RemoteDevice
 from edgedl.errors import InputError, WorkerError
+from edgedl.types import Device, Gives
 
 SLOWEST_BYTES_S = 200_000
 UNUSED = {"tests", "test", "gconv", "perl5", "ensurepip", "idlelib", "lib2to3", "share"}  # folders of the sysroot
@@ -33,6 +35,7 @@ class Options:
     """`serial` as `adb devices` lists it, HOST:PORT to connect to, or None for the only one attached.
 
     `python` is one on the phone that has the runtimes; without it the sysroot is sent, with the `runtimes` named.
+    `benchmark_model` is TFLite's program, a file here or on the phone: it times, and nothing else is sent.
     """
 
     serial: str | None = None
@@ -40,6 +43,7 @@ class Options:
     folder: str = "/data/local/tmp"
     python: str | None = None
     runtimes: tuple[str, ...] = ("litert",)
+    benchmark_model: str | None = None
     emulated: bool = False
     architecture: str = "aarch64"
 
@@ -54,21 +58,31 @@ class Adb:
 
     options = Options
 
+    def gives(self, options: Options) -> Gives:
+        """Outputs, or times alone by `benchmark_model`."""
+        return "times" if options.benchmark_model else "outputs"
+
     def missing(self, options: Options) -> str:  # noqa: ARG002
         """Nothing: a user who names a phone wants that phone."""
         return ""
 
-    def open(self, options: Options) -> RemoteDevice:
-        """Find the phone, bring a Python where it has none, and start the agent there."""
+    def open(self, options: Options) -> Device:
+        """Find the phone, bring a Python where it has none, and start the agent there; or bring `benchmark_model`."""
         link = AdbLink(options)
+        emulator = link.run("getprop ro.kernel.qemu; getprop ro.boot.qemu").split()
+        emulated = options.emulated or "1" in emulator
+        if options.benchmark_model:
+            if emulated:
+                message = f"{link.where} is an emulator, whose times say nothing; benchmark_model is for a real one"
+                raise InputError(message)
+            return BenchmarkModelDevice(link, options.benchmark_model, base=options.folder)
 
         def prepare(_: Link, folder: str) -> str:
             if options.python:
                 return remote.installed_python(link, options.python)
             return _send_sysroot(link, folder, options)
 
-        emulator = link.run("getprop ro.kernel.qemu; getprop ro.boot.qemu").split()
-        return RemoteDevice(link, prepare, base=options.folder, emulated=options.emulated or "1" in emulator)
+        return RemoteDevice(link, prepare, base=options.folder, emulated=emulated)
 
 
 def _send_sysroot(link: AdbLink, folder: str, options: Options) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedl import worker
-from edgedl.types import Method
+from edgedl.types import Gives, Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,10 @@ class Local:
     """This machine."""
 
     options = Options
+
+    def gives(self, options: Options) -> Gives:  # noqa: ARG002
+        """Outputs."""
+        return "outputs"
 
     def missing(self, options: Options) -> str:  # noqa: ARG002
         """Nothing is."""

@@ -17,16 +17,15 @@ from edgedl import agent, worker
 from edgedl.devices import counting, sysroot
 from edgedl.devices.local import ChildDevice
 from edgedl.errors import EdgedlError, InputError, WorkerError
-from edgedl.types import Count, Method
+from edgedl.types import Count, Gives, Method
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`cpu` is a core of the sysroot for `architecture`, by default its first; `machine` a board of qemu-system-arm."""
+    """`cpu` is a core of the sysroot for `architecture`, by default its first."""
 
     architecture: str = "aarch64"
     cpu: str | None = None
-    machine: str | None = None
 
 
 class Qemu:
@@ -34,10 +33,12 @@ class Qemu:
 
     options = Options
 
+    def gives(self, options: Options) -> Gives:  # noqa: ARG002
+        """Outputs."""
+        return "outputs"
+
     def missing(self, options: Options) -> str:
         """The command that sets the sysroot up, or installs QEMU."""
-        if options.machine:
-            return f"nothing here builds firmware for QEMU's {options.machine}"
         name = sysroot.of_machine(options.architecture)
         if not sysroot.is_built(name):
             return f"edgedl devices setup {name}"

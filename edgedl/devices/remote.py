@@ -81,9 +81,9 @@ class RemoteDevice:
         self._talk: Talk | None = None
         self._busy = threading.RLock()  # one call at a time
         self._pushed: dict[str, str] = {}
-        self.folder = _folder(link, base)
+        self.folder = folder_in(link, base)
         try:
-            self._guard = link.talk(f"trap '' HUP TERM; cat >/dev/null; sleep 0.2; rm -rf {self.folder}")
+            self._guard = guard(link, self.folder)
             told = self._start(prepare(link, self.folder))
         except BaseException:
             self.close()
@@ -253,7 +253,12 @@ def full(link: Link, folder: str, why: str) -> InputError:
     return InputError(f"{link.where}: the disk of the device is full at {folder} ({why}); name another [runner] folder")
 
 
-def _folder(link: Link, base: str) -> str:
+def guard(link: Link, folder: str) -> Talk:
+    """A shell there that waits for its input to close, as it does where the link is lost, and removes the folder."""
+    return link.talk(f"trap '' HUP TERM; cat >/dev/null; sleep 0.2; rm -rf {folder}")
+
+
+def folder_in(link: Link, base: str) -> str:
     """A new folder in `base`. Raises InputError where none can be made."""
     try:
         said = link.run(f"mktemp -d {shlex.quote(base)}/edgedl-XXXXXX")

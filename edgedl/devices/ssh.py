@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from edgedl.devices.remote import COMMAND_S, LEAVE_S, RemoteDevice, installed_python
 from edgedl.errors import EdgedlError, InputError, PluginError, WorkerError
+from edgedl.types import Gives
 
 T = TypeVar("T")
 CONNECT_S = 20.0
@@ -37,6 +38,10 @@ class Ssh:
     """A board that is reached by ssh."""
 
     options = Options
+
+    def gives(self, options: Options) -> Gives:  # noqa: ARG002
+        """Outputs."""
+        return "outputs"
 
     def missing(self, options: Options) -> str:  # noqa: ARG002
         """Nothing: a user who names a board wants that board."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgedl import devices, worker
+from edgedl.errors import EdgedlError
+from edgedl.latency import instructions
 from edgedl.types import Artifact, Target
 from edgedl.validation import on_device
 from edgedl.validation.evaluate import Setting
@@ -21,7 +21,10 @@ Entry = tuple[Artifact, Mapping[str, Path]]  # with one sample an input
 def rows(
     entries: Sequence[Entry], profiles: Sequence[Target], *, runtime: str | None, threads: int, repeats: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row an artifact and target that has a device here, and what the user should hear; devices work side by side."""
+    """A row an artifact and target that has a device here, and what the user should hear; devices work side by side.
+
+    A device that is not reached or fails raises where its target is the only one, else it is left out with a note.
+    """
     reached = [p for p in profiles if devices.place_of(p)[0] is not None]
     asked = [
         (target, entry, setting_for(entry[0], target, runtime=runtime, threads=threads)[0])
@@ -37,10 +40,17 @@ def rows(
     for target, (artifact, _), setting in asked:
         if setting.place is None:
             continue
-        figures = started[setting, str(artifact.path)].result()
+        try:
+            figures = started[setting, str(artifact.path)].result()
+        except EdgedlError as e:
+            if len(profiles) < 2:
+                raise
+            notes.append(f"target {target.id}: nothing of {artifact.path}: {e}")
+            continue
         found.append(_row(artifact, target, setting, figures))
         notes += [f"target {target.id}: {figures.note}"] if figures.note else []
-    return found, notes
+        notes += [instructions.beside(figures.count.core)] if figures.count else []
+    return found, list(dict.fromkeys(notes))
 
 
 def _row(artifact: Artifact, target: Target, setting: Setting, figures: Figures) -> dict[str, Any]:
@@ -67,14 +77,7 @@ def _row(artifact: Artifact, target: Target, setting: Setting, figures: Figures)
             "runtime_version": count.runtime,
             "inference": count.inference,
         }
-    if timing := figures.timing:
-        times = np.array(timing["nanoseconds"]) / 1e6
-        row |= {
-            "load_ms": timing["load_ms"],
-            "first_inference_ms": timing["first_inference_ms"],
-            "latency_ms": float(np.median(times)),
-            "latency_p90_ms": float(np.percentile(times, 90)),
-            "peak_rss_bytes": timing["peak_rss_bytes"],
-            "repeats": len(times),
-        }
+    if times := figures.times:
+        told = {name: getattr(times, name) for name in on_device.TIMES}
+        row |= {name: value for name, value in told.items() if value is not None} | {"repeats": times.inferences}
     return row

@@ -19,13 +19,20 @@ SAME = ("core", "emulator", "runtime_version", "resolver", "threads", "inference
 Row = dict[str, Any]
 
 
-def judge(rows: Sequence[Row], baseline: Path) -> dict[str, Any]:
-    """What `--gate` concludes of a benchmark's rows: a verdict, and one entry a counted artifact and target."""
+def judge(rows: Sequence[Row], baseline: Path, asked: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """What `--gate` concludes of a benchmark's rows: a verdict, and one entry a counted artifact and target.
+
+    `asked` are the artifacts and targets of this benchmark: one that was counted then and is not now is no pass.
+    """
     before = [r for r in _read(baseline) if "instructions" in r]
     now = [r for r in rows if "instructions" in r]
     entries = [_compare(row, _same_case(row, now, before), baseline) for row in now]
+    counted = {(r["artifact"], r["target"]) for r in now}
+    missed: list[Row] = [{"artifact": a, "target": t} for a, t in dict.fromkeys(asked) if (a, t) not in counted]
+    then = [(row, _same_case(row, [*now, *missed], before)) for row in missed]
+    entries += [_missed(row, earlier) for row, earlier in then if earlier]
     verdict = Verdict.worst([Verdict(e["verdict"]) for e in entries]) if entries else Verdict.UNCHECKED
-    why = "" if entries else "no instructions were counted; name a --target with an emulated core that is set up"
+    why = "" if now else "no instructions were counted; name a --target with an emulated core that is set up"
     return {"baseline": str(baseline), "growth_limit": GROWTH, "verdict": verdict.value, "why": why, "entries": entries}
 
 
@@ -50,6 +57,12 @@ def _same_case(row: Row, now: Sequence[Row], before: Sequence[Row]) -> Row | Non
     named = [b for b in mine if Path(b["artifact"]).name == Path(row["artifact"]).name]
     alone = len(mine) == 1 and sum(n["target"] == row["target"] for n in now) == 1
     return named[0] if named else mine[0] if alone else None
+
+
+def _missed(row: Row, before: Row) -> Row:
+    why = "counted then, not now"
+    told = {"measured": None, "baseline": before["instructions"], "growth": None}
+    return row | told | {"verdict": Verdict.UNCHECKED.value, "why": why}
 
 
 def _compare(row: Row, before: Row | None, baseline: Path) -> Row:
