@@ -70,10 +70,14 @@ class Spreads:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prior:
-    """What is known before any figure: `cycles` (K,) a unit of each count, and `spread` (K,) of its logarithm."""
+    """What is known before any figure: `cycles` (K,) a unit of each count, and `spread` (K,) of its logarithm.
+
+    `wiring` (K,) is how far a board without figures may be from the rest: the spread of what hangs on its layout.
+    """
 
     cycles: Array
     spread: Array
+    wiring: Array
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,8 @@ class Hierarchy:
                 variance += level.scalar(self.spreads) ** 2
                 if level.costs:
                     covariance = covariance + level.costs(self.spreads) ** 2 * np.eye(K)
+        if ("board", row.board) not in self._blocks:
+            covariance = covariance + np.diag(self.prior.wiring**2)
         return Costs(
             log_cycles=np.log(self.prior.cycles) + design @ self._effects, covariance=covariance, variance=variance
         )
