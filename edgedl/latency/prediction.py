@@ -158,20 +158,25 @@ def _entries(models: dict[str, Any], place: Place, precision: str) -> tuple[list
     name = ALIASES.get(name, name)
     found = [(entry, fit) for fit in models["fits"] for entry in fit["entries"]]
     for key, wanted, what in (
-        ("runtime", name, f"for runtime {name}"),
-        ("core", place.core.lower(), f"of {name} on {place.core}"),
-        ("version", version, f"of {name} {version}"),
-        ("precision", precision, f"of {name} in {precision}"),
-        ("threads", place.threads, f"of {name} with {place.threads} thread(s)"),
+        ("runtime", name, f"no published figures for runtime {name}"),
+        ("core", place.core.lower(), f"no published figures of {name} on {place.core}"),
+        ("version", version, f"no published figures of {name} {version}"),
+        ("precision", precision, f"no published figures, or too few, of {name} in {precision}"),
+        ("threads", place.threads, f"no published figures of {name} with {place.threads} thread(s)"),
     ):
         known = list(dict.fromkeys(str(entry[key]) for entry, _ in found))
         if wanted:
-            found = [(entry, fit) for entry, fit in found if entry[key] == wanted]
+            found = [(entry, fit) for entry, fit in found if _is(entry[key], wanted)]
         if not found:
-            message = f"no published figures {what}; there are some for {key} {', '.join(known)}"
+            message = f"{what}; there are some for {key} {', '.join(known)}"
             raise UnsupportedError(message)
     first, fit = next((pair for pair in found if pair[0]["default"]), found[0])
     return [first, *(entry for entry, _ in found if entry["newer"] and not version)], fit
+
+
+def _is(known: str | int, wanted: str | int) -> bool:
+    """Whether they name the same; figures of version 8.1 are those of 8.1.0 too."""
+    return wanted == known or str(wanted).startswith(f"{known}.")
 
 
 def _check_alike(table: Sequence[Operator], macs: int, measured: Sequence[int]) -> None:
