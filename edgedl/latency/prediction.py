@@ -68,8 +68,11 @@ def load(path: Path = MODELS) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         message = f"{path}: cannot be read as latency models ({getattr(e, 'strerror', None) or e})"
         raise InputError(message) from e
-    is_ours = isinstance(found, dict) and found.get("format") == FORMAT
-    if not is_ours or list(found.get("features", ())) != list(FEATURES):
+    if (
+        not isinstance(found, dict)
+        or found.get("format") != FORMAT
+        or list(found.get("features", ())) != list(FEATURES)
+    ):
         message = f"{path}: no latency models of this version of edgedl; write them again with scripts/fit_latency.py"
         raise InputError(message)
     return found
