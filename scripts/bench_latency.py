@@ -44,13 +44,13 @@ def table(wanted: Sequence[str]) -> list[dict[str, Any]]:
     found, tables = figures.read(), operators.read_table(figures.LAYERS)
     made = []
     for name, rows, parts in fitted.groups(figures.rows(found, tables)):
-        if wanted and not any(r in wanted for served in parts for r in served):
+        if wanted and not any(r.split()[0] in wanted for served in parts for r in served):
             continue
         print(f"{name}: {len(rows)} figures ...", file=sys.stderr)
         left = fitted.left_out(rows)
         for served in parts:
             guesses = {what: [g for g in some if g.row.runtime in served] for what, some in left.items()}
-            asked = [r for r in served if r in wanted or not wanted]
+            asked = [r for r in served if r.split()[0] in wanted or not wanted]
             for what, some in guesses.items():
                 made += [row(what, place, some, guesses["family"]) for place in _places(some, asked)]
     return made

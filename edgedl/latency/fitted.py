@@ -1,7 +1,8 @@
 """From published figures to the file that predictions are made from: costs, intervals, and errors on what was left out.
 
 All runtimes of a platform are fitted together: they share what cores and costs have in common, and keep a cost of
-their own for everything, so that no figure of one runtime is ever taken for another's. The interval of a runtime with
+their own for everything, so that no figure of one runtime, precision or number of threads is ever taken for
+another's. The interval of a runtime with
 many networks rests on its own errors; those with the four of MLPerf Tiny share one.
 """
 
@@ -40,11 +41,13 @@ def fit(rows: Sequence[Row], found: Sequence[Figure], *, said: Callable[[str], N
     for name, group, parts in groups(rows):
         said(f"{name}: {len(group)} figures ...")
         fits += _fits(name, group, parts)
-    precisions = {(f.runtime, f.core): {"precision": f.precision, "threads": f.threads} for f in found}
-    for one in fits:
-        for entry in one["entries"]:
-            nearest = next(v for (runtime, _), v in precisions.items() if runtime == entry["runtime"])
-            entry |= precisions.get((entry["runtime"], entry["core"]), nearest)
+    fits = [one for one in fits if one]
+    served = {runtime for one in fits for runtime in one["runtimes"]}
+    for runtime in sorted({r.runtime for r in rows} - served):
+        said(f"left out: {runtime}, since it takes figures of {FEWEST} families of networks on one version and core")
+    named = {f.kernels: {"runtime": f.runtime, "precision": f.precision, "threads": f.threads} for f in found}
+    for entry in (entry for one in fits for entry in one["entries"]):
+        entry |= named[entry["runtime"]]
     return {"format": FORMAT, "features": FEATURES, "fits": fits, "sources": sorted({f.source for f in found})}
 
 
@@ -78,7 +81,10 @@ def _fits(name: str, rows: Sequence[Row], parts: Sequence[Sequence[str]]) -> lis
 
 def _part(name: str, fitted: Hierarchy, rows: Sequence[Row], served: Sequence[str],
           guesses: dict[str, list[Guess]]) -> dict[str, Any]:  # fmt: skip
+    """What is served of a fit with one interval; nothing where too few families can be left out to know it."""
     left = {what: [g for g in some if g.row.runtime in served] for what, some in guesses.items()}
+    if len({g.row.family for g in left["family"]}) < FEWEST:
+        return {}
     return {
         "platform": name,
         "runtimes": list(served),

@@ -30,7 +30,10 @@ STEPS, HALVINGS, TOLERANCE = 60, 12, 1e-7
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One published figure: `counts` (K,) of its model, and the cycles it took, latency times clock."""
+    """One published figure: `counts` (K,) of its model, and the cycles it took, latency times clock.
+
+    `runtime` is a figure's `kernels`.
+    """
 
     counts: Array
     cycles: float
