@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices: threads on
 import numpy as np
 from scipy.optimize import nnls
 
-from edgedl.latency import evaluation, features, figures, fitted, operators, platforms
+from edgedl.latency import evaluation, features, figures, fitted, operators
 from edgedl.latency.evaluation import Guess
 from edgedl.latency.hierarchy import Row
 
@@ -43,18 +43,16 @@ def table(wanted: Sequence[str]) -> list[dict[str, Any]]:
     """A row a board and runtime for each way of leaving out; no runtime named means all."""
     found, tables = figures.read(), operators.read_table(figures.LAYERS)
     made = []
-    for name, rows, served in fitted.groups(figures.rows(found, tables)):
-        asked = [r for r in served if r in wanted] if wanted else list(served)
-        if not asked:
+    for name, rows, parts in fitted.groups(figures.rows(found, tables)):
+        if wanted and not any(r.split()[0] in wanted for served in parts for r in served):
             continue
         print(f"{name}: {len(rows)} figures ...", file=sys.stderr)
-        prior = platforms.platform_of(rows[0].core).prior
-        guesses = {
-            what: [g for g in evaluation.leave_out(rows, prior, key) if g.row.runtime in served]
-            for what, key in fitted.LEFT_OUT.items()
-        }
-        for what, some in guesses.items():
-            made += [row(what, place, some, guesses["family"]) for place in _places(some, asked)]
+        left = fitted.left_out(rows)
+        for served in parts:
+            guesses = {what: [g for g in some if g.row.runtime in served] for what, some in left.items()}
+            asked = [r for r in served if r.split()[0] in wanted or not wanted]
+            for what, some in guesses.items():
+                made += [row(what, place, some, guesses["family"]) for place in _places(some, asked)]
     return made
 
 

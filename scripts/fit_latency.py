@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices: threads only wait for one another
 
 from edgedl import artifacts, worker  # noqa: E402
+from edgedl.errors import EdgedlError  # noqa: E402
 from edgedl.latency import figures, fitted, operators  # noqa: E402
 
 
@@ -38,6 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("-o", "--out", type=Path, default=fitted.MODELS, help="default: the file in the package")
     given = parser.parse_args(arguments)
+    try:
+        _fit(given)
+    except EdgedlError as e:
+        print(f"Error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    finally:
+        worker.close()
+
+
+def _fit(given: argparse.Namespace) -> None:
     if given.command == "collect":
         from collect_latency import collect
 
@@ -52,7 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = re.sub(r"\[[-\d.,e\s]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), json.dumps(made, indent=1))
     given.out.write_text(text + "\n", encoding="utf-8")
     print(f"{given.out}: {len(found)} figures")
-    worker.close()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from edgedl.types import Array
 
 LEVEL = 0.9  # of the interval
-GRID = {"costs": (0.5, 0.7, 1.0), "family": (0.08, 0.12, 0.2)}
+GRID = {"costs": (0.5, 0.7, 1.0), "family": (0.06, 0.09, 0.13), "version": (0.1, 0.2, 0.3)}
+BLUR = 0.1  # added to every deviation, which is itself known from few figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class Guess:
 
     @property
     def score(self) -> float:
-        """The absolute error of the logarithm, in deviations."""
-        return float(abs(np.log(self.latency_ms / self.row.latency_ms)) / self.deviation)
+        """The absolute error of the logarithm, in deviations as `half_width` has them."""
+        return float(abs(np.log(self.latency_ms / self.row.latency_ms)) / half_width(1, self.deviation))
 
 
 def choose(rows: Sequence[Row], prior: Prior) -> Hierarchy:
@@ -73,16 +74,27 @@ def cycles_per_mac(rows: Sequence[Row], runtime: str, core: str) -> float:
     return float(np.median([r.cycles / r.macs for r in there]))
 
 
-def quantile(guesses: Sequence[Guess]) -> float:
-    """The deviations either way that hold LEVEL of the cases, every family counting alike.
+def half_width(deviations: float, deviation: float) -> float:
+    """Half of an interval of so many deviations, in log latency.
 
-    Conformal: Tibshirani, Barber, Candes, Ramdas, "Conformal prediction under covariate shift", arXiv:1904.06019.
+    BLUR is the sensitivity of Papadopoulos, Vovk, Gammerman, "Regression conformal prediction with nearest
+    neighbours", JAIR 40 (2011), section 4: without it a prediction that takes itself for sure is wrong too often.
     """
+    return deviations * (deviation + BLUR)
+
+
+def quantile(guesses: Sequence[Guess]) -> float:
+    """The deviations either way that hold LEVEL of the cases of a new family.
+
+    The scale is the mean score, every family counting alike, which one freak does not carry away; there are too few
+    families for their 90th percentile. Student's t with as many degrees of freedom pays for that.
+    """
+    from scipy import stats
+
     families = [g.row.family for g in guesses]
     weights = np.array([1 / families.count(f) for f in families])
-    order = np.argsort([g.score for g in guesses])
-    reached = np.cumsum(weights[order]) / weights.sum()
-    return float(guesses[order[int(np.searchsorted(reached, LEVEL))]].score)
+    scale = np.average([g.score for g in guesses], weights=weights) * np.sqrt(np.pi / 2)  # E|z| of a normal z
+    return float(scale * stats.t.ppf((1 + LEVEL) / 2, len(set(families))))
 
 
 def coverage(guesses: Sequence[Guess], among: Sequence[Guess]) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedl.latency.operators import Operator
+from edgedl.latency.operators import WEIGHTED, Operator
 
 if TYPE_CHECKING:
     from edgedl.types import Array
@@ -55,7 +55,6 @@ _BY_ELEMENTS = {
 }
 _CLASS_OF = {op: name for name, ops in _BY_ELEMENTS.items() for op in ops.split()}
 _FREE = frozenset({"RESHAPE", "SHAPE", "SQUEEZE", "EXPAND_DIMS"})  # a view, or known before the first inference
-_WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +119,14 @@ def _elements(shape: Sequence[int]) -> int:
 def foreign(operators: Sequence[Operator], *, share: float = 0.01) -> str:
     """The first operator that no figure tells the cost of and that does not vanish beside the rest; "" for none.
 
-    It vanishes when it moves at most `share` of the elements that the model moves.
+    It vanishes when it has no weights and moves at most `share` of the elements that the model moves.
     """
     moved = [(op, _elements(op.inputs) + _elements(op.outputs)) for op in operators]
     least = share * sum(count for _, count in moved)
-    unknown = [op for op, count in moved if not _is_known(op) and (op.macs or count > least)]
+    unknown = [op for op, count in moved if not is_known(op) and (op.macs or op.weights or count > least)]
     return unknown[0].op if unknown else ""
 
 
-def _is_known(op: Operator) -> bool:
-    return _is_free(op) or op.op in _WEIGHTED or op.op in _CLASS_OF
+def is_known(op: Operator) -> bool:
+    """Whether its kind has a cost."""
+    return _is_free(op) or op.op in WEIGHTED or op.op in _CLASS_OF

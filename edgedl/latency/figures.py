@@ -33,6 +33,12 @@ class Figure:
     latency_ms: float
     source: str
 
+    @property
+    def kernels(self) -> str:
+        """What is never mixed: the runtime, with its precision where that is not int8, and threads beyond one."""
+        more = [self.precision] * (self.precision != "int8") + [f"{self.threads} threads"] * (self.threads > 1)
+        return " ".join([self.runtime, *more])
+
 
 def read(path: Path = FIGURES) -> tuple[Figure, ...]:
     """The rows of a table of figures. Raises InputError with the line of what cannot be a figure."""
@@ -84,7 +90,7 @@ def rows(found: Sequence[Figure], tables: dict[str, tuple[operators.Operator, ..
                 clock_hz=figure.clock_hz,
                 model=figure.model,
                 family=figure.family,
-                runtime=figure.runtime,
+                runtime=figure.kernels,
                 version=figure.version,
                 core=figure.core,
                 board=figure.board,

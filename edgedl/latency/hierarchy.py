@@ -30,7 +30,10 @@ STEPS, HALVINGS, TOLERANCE = 60, 12, 1e-7
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One published figure: `counts` (K,) of its model, and the cycles it took, latency times clock."""
+    """One published figure: `counts` (K,) of its model, and the cycles it took, latency times clock.
+
+    `runtime` is a figure's `kernels`.
+    """
 
     counts: Array
     cycles: float
@@ -70,10 +73,14 @@ class Spreads:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prior:
-    """What is known before any figure: `cycles` (K,) a unit of each count, and `spread` (K,) of its logarithm."""
+    """What is known before any figure: `cycles` (K,) a unit of each count, and `spread` (K,) of its logarithm.
+
+    `wiring` (K,) is how far a board without figures may be from the rest: the spread of what hangs on its layout.
+    """
 
     cycles: Array
     spread: Array
+    wiring: Array
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,8 @@ class Hierarchy:
                 variance += level.scalar(self.spreads) ** 2
                 if level.costs:
                     covariance = covariance + level.costs(self.spreads) ** 2 * np.eye(K)
+        if ("board", row.board) not in self._blocks:
+            covariance = covariance + np.diag(self.prior.wiring**2)
         return Costs(
             log_cycles=np.log(self.prior.cycles) + design @ self._effects, covariance=covariance, variance=variance
         )

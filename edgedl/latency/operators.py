@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgedl.errors import InputError
 from edgedl.types import ArtifactInfo, OpInfo
 
 Shape = tuple[int, ...]
+WEIGHTED = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2}  # and the rank of their weights
 COLUMNS = ("model", "op", "dtype", "in_shape", "weight_shape", "out_shape", "stride", "macs")
 
 
@@ -49,26 +51,36 @@ def read_table(path: Path) -> dict[str, tuple[Operator, ...]]:
     return {model: tuple(operators) for model, operators in tables.items()}
 
 
-def _operator(row: Mapping[str, str | None], where: str) -> Operator:
-    if None in row.values():
-        message = f"{where}: a row has {sum(v is not None for v in row.values())} of {len(row)} columns"
+def _operator(row: Mapping[Any, Any], where: str) -> Operator:
+    if None in row.values() or None in row:
+        has = sum(v is not None for k, v in row.items() if k) + len(row.get(None, ()))
+        message = f"{where}: a row has {has} columns, the first line {len(row) - (None in row)}"
         raise InputError(message)
     if not row["model"] or not row["op"]:
         message = f"{where}: a row needs model and op, got {row['model']!r} and {row['op']!r}"
         raise InputError(message)
     shapes = {c: _shape(row[c], f"{where}: {c}") for c in ("in_shape", "weight_shape", "out_shape", "stride")}
+    rank = WEIGHTED.get(row["op"])
+    if rank and len(shapes["weight_shape"]) != rank:
+        message = f"{where}: weight_shape of {row['op']} must have {rank} sizes, got {row['weight_shape']!r}"
+        raise InputError(message)
+    macs = row["macs"].strip()
+    if not (macs or "0").isdecimal():
+        message = f"{where}: macs must be a whole number, got {row['macs']!r}"
+        raise InputError(message)
+    inputs, weights, outputs = shapes["in_shape"], shapes["weight_shape"], shapes["out_shape"]
     return Operator(
         op=row["op"],
-        dtype=row["dtype"] or "",
-        inputs=shapes["in_shape"],
-        weights=shapes["weight_shape"],
-        outputs=shapes["out_shape"],
+        dtype=row["dtype"],
+        inputs=inputs,
+        weights=weights,
+        outputs=outputs,
         stride=shapes["stride"],
-        macs=math.prod(_shape(row["macs"] or "0", f"{where}: macs")),
+        macs=int(macs) if macs else count_macs(row["op"], inputs, weights, outputs),
     )
 
 
-def _shape(text: str | None, where: str) -> Shape:
+def _shape(text: str, where: str) -> Shape:
     try:
         shape = tuple(int(size) for size in text.split("x")) if text else ()
     except ValueError:

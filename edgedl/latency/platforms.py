@@ -34,9 +34,12 @@ class Platform:
         """A multiply-accumulate is known within a factor of 1.6 either way, what memory costs within 2.5."""
         spread = [0.5 if name in ("conv_macs", "shallow_macs", "pointwise_macs", "depthwise_macs", "dense_macs") else
                   0.9 if name in _GUESSED else 0.7 for name in NAMES]  # fmt: skip
-        return Prior(cycles=np.array([self.cycles[name] for name in NAMES]), spread=np.array(spread))
+        wiring = [0.5 if name in _OUTSIDE else 0 for name in NAMES]
+        return Prior(cycles=np.array([self.cycles[name] for name in NAMES]), spread=np.array(spread),
+                     wiring=np.array(wiring))  # fmt: skip
 
 
+_OUTSIDE = ("spilled", "flash_macs")  # memory outside of the chip: its width and clock differ from board to board
 _GUESSED = ("reduce", "copy", "exponential", "operators", "weights", "streamed", "spilled", "flash_macs")
 
 MICROCONTROLLER = Platform(

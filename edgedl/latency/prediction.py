@@ -14,8 +14,9 @@ import numpy as np
 
 from edgedl.errors import InputError, UnsupportedError
 from edgedl.latency import operators, platforms
-from edgedl.latency.features import FEATURES, Memory, features, foreign
-from edgedl.latency.fitted import MODELS, covariance_of
+from edgedl.latency.evaluation import half_width
+from edgedl.latency.features import FEATURES, Memory, features, foreign, is_known
+from edgedl.latency.fitted import FORMAT, MODELS, covariance_of
 from edgedl.latency.hierarchy import Costs
 from edgedl.latency.operators import Operator
 from edgedl.latency.platforms import Platform
@@ -67,7 +68,11 @@ def load(path: Path = MODELS) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         message = f"{path}: cannot be read as latency models ({getattr(e, 'strerror', None) or e})"
         raise InputError(message) from e
-    if not isinstance(found, dict) or list(found.get("features", ())) != list(FEATURES):
+    if (
+        not isinstance(found, dict)
+        or found.get("format") != FORMAT
+        or list(found.get("features", ())) != list(FEATURES)
+    ):
         message = f"{path}: no latency models of this version of edgedl; write them again with scripts/fit_latency.py"
         raise InputError(message)
     return found
@@ -90,7 +95,7 @@ def places(target: Target, runtime: str | None = None, threads: int | None = Non
             runtime=name,
             core=fastest.get("core", ""),
             clock_hz=fastest.get("clock_hz"),
-            threads=threads,
+            threads=threads or (1 if fastest.get("cores") == 1 else None),
             ram_bytes=memory.get("contiguous_ram_bytes", memory.get("ram_bytes")),
             flash_bytes=memory.get("flash_bytes"),
         )
@@ -111,45 +116,70 @@ def predict(models: dict[str, Any], name: str, table: Sequence[Operator], place:
     if not place.core or place.clock_hz is None:
         return replace(empty, refused="the profile states no core or no clock: cpu.core and cpu.clock_hz")
     try:
-        entry, fit = _entry(models, place, operators.precision(table))
+        found, fit = _entries(models, place, operators.precision(table))
+        entry = found[0]
         macs = sum(op.macs for op in table)
-        empty = replace(empty, runtime=f"{entry['runtime']}@{entry['version']}", basis=_basis(entry),
+        empty = replace(empty, runtime=f"{entry['runtime']}@{entry['version']}", basis=_basis(found),
                         macs_per_clock_ms=1e3 * entry["cycles_per_mac"] * macs / place.clock_hz)  # fmt: skip
         _check_alike(table, macs, fit["macs"])
     except UnsupportedError as e:
         return replace(empty, refused=str(e))
     platform = platforms.PLATFORMS[fit["platform"]]
-    costs = Costs(log_cycles=np.array(entry["log_cycles"]), covariance=covariance_of(entry["covariance"]),
-                  variance=entry["variance"])  # fmt: skip
-    cycles, deviation, share = costs.predict(features(table, _memory(platform, place), platform.depth_step))
-    factor = math.exp(fit["deviations"] * deviation)
+    counts = features(table, _memory(platform, place), platform.depth_step)
+    cycles, deviation, share = _costs(entry).predict(counts)
+    factor = math.exp(half_width(fit["deviations"], deviation))
     if factor > WIDEST:
         most = list(FEATURES)[int(share.argmax())]
         return replace(empty, refused=f"too far from the models with figures: the interval would be a factor of "
                        f"{factor:.1f} either way; most of the time goes to {FEATURES[most]}")  # fmt: skip
-    latency = 1e3 * cycles / place.clock_hz
-    return replace(empty, latency_ms=latency, low=latency / factor, high=latency * factor)
+    milliseconds = 1e3 / place.clock_hz
+    copied = dict.fromkeys(op.op for op in table if not is_known(op))
+    newer = [_costs(other).predict(counts)[0] for other in found[1:]]
+    return replace(
+        empty,
+        basis=empty.basis + (f"; counted as a copy: {', '.join(copied)}" if copied else ""),
+        latency_ms=cycles * milliseconds,
+        low=min([cycles / factor, *newer]) * milliseconds,
+        high=max([cycles * factor, *newer]) * milliseconds,
+    )
 
 
-def _entry(models: dict[str, Any], place: Place, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The costs for a place, and the fit they come from. Raises UnsupportedError where no figures tell them."""
-    name, _, version = place.runtime.partition("@")
+def _costs(entry: dict[str, Any]) -> Costs:
+    return Costs(
+        log_cycles=np.array(entry["log_cycles"]),
+        covariance=covariance_of(entry["covariance"]),
+        variance=entry["variance"],
+    )
+
+
+def _entries(models: dict[str, Any], place: Place, precision: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The costs for a place, and the fit they come from. Raises UnsupportedError where no figures tell them.
+
+    Where no version is asked for, newer ones than the first follow, which have too few figures to be it.
+    """
+    name, _, version = place.runtime.lower().partition("@")
     name = ALIASES.get(name, name)
     found = [(entry, fit) for fit in models["fits"] for entry in fit["entries"]]
     for key, wanted, what in (
-        ("runtime", name, f"for runtime {name}"),
-        ("core", place.core, f"of {name} on {place.core}"),
-        ("version", version, f"of {name} {version}"),
-        ("precision", precision, f"of {name} in {precision}"),
-        ("threads", place.threads, f"of {name} with {place.threads} thread(s)"),
+        ("runtime", name, f"no published figures for runtime {name}"),
+        ("core", place.core.lower(), f"no published figures of {name} on {place.core}"),
+        ("version", version, f"no published figures of {name} {version}"),
+        ("precision", precision, f"no published figures, or too few, of {name} in {precision}"),
+        ("threads", place.threads, f"no published figures of {name} with {place.threads} thread(s)"),
     ):
         known = list(dict.fromkeys(str(entry[key]) for entry, _ in found))
         if wanted:
-            found = [(entry, fit) for entry, fit in found if entry[key] == wanted]
+            found = [(entry, fit) for entry, fit in found if _is(entry[key], wanted)]
         if not found:
-            message = f"no published figures {what}; there are some for {key} {', '.join(known)}"
+            message = f"{what}; there are some for {key} {', '.join(known)}"
             raise UnsupportedError(message)
-    return next((pair for pair in found if pair[0]["default"]), found[0])
+    first, fit = next((pair for pair in found if pair[0]["default"]), found[0])
+    return [first, *(entry for entry, _ in found if entry["newer"] and not version)], fit
+
+
+def _is(known: str | int, wanted: str | int) -> bool:
+    """Whether they name the same; figures of version 8.1 are those of 8.1.0 too."""
+    return wanted == known or str(wanted).startswith(f"{known}.")
 
 
 def _check_alike(table: Sequence[Operator], macs: int, measured: Sequence[int]) -> None:
@@ -164,6 +194,11 @@ def _check_alike(table: Sequence[Operator], macs: int, measured: Sequence[int]) 
             f"{measured[0]:,} to {measured[1]:,}"
         )
         raise UnsupportedError(message)
+    for op in table:
+        counted = operators.count_macs(op.op, op.inputs, op.weights, op.outputs)
+        if op.op in operators.WEIGHTED and abs(op.macs - counted) > 0.01 * counted:
+            message = f"a {op.op} has {op.macs:,} multiply-accumulates in the table and {counted:,} by its shapes"
+            raise UnsupportedError(message)
 
 
 def _memory(platform: Platform, place: Place) -> Memory:
@@ -175,10 +210,17 @@ def _memory(platform: Platform, place: Place) -> Memory:
     return replace(usual, ram_bytes=ram, flash_bytes=flash)
 
 
-def _basis(entry: dict[str, Any]) -> str:
+def _basis(found: Sequence[dict[str, Any]]) -> str:
     """What the prediction rests on, for a reader."""
+    entry, *newer = found
     name = f"{entry['runtime']} {entry['version']}, {entry['precision']}, {entry['threads']} thread(s)"
     if entry["figures"]:
         told = f"{entry['figures']} figures of {entry['families']} families, all versions"
-        return f"{name}: {told}, on {', '.join(entry['boards'])}"
-    return f"{name}: figures of other cores, carried to {entry['core']} by what other runtimes gain or lose there"
+        text = f"{name}: {told}, on {', '.join(entry['boards'])}"
+    else:
+        text = f"{name}: figures of other cores, carried to {entry['core']} by what other runtimes gain or lose there"
+    if newer:
+        return (
+            f"{text}; the interval reaches to version {', '.join(e['version'] for e in newer)}, which has few figures"
+        )
+    return text

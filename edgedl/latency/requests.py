@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ class Request:
     @property
     def is_alone(self) -> bool:
         """Whether nothing is to be measured: no file, a core by name, or a runtime that only figures tell about."""
-        if self.table or self.core:
+        if self.table or self.core is not None:
             return True
         if self.runtime is None or self.runtime in artifacts.runtimes("tflite"):
             return False
@@ -78,9 +79,15 @@ def _places(request: Request) -> dict[str | None, tuple[Place, ...]]:
     if request.targets:
         message = "--core and --target both say where; give one of them"
         raise InputError(message)
-    if request.clock_hz is None or request.runtime is None:
+    if not request.core:
+        message = "--core is empty; give Arm's name of a core, such as cortex-m7"
+        raise InputError(message)
+    if request.clock_hz is None or not request.runtime:
         missing = "--clock-hz" if request.clock_hz is None else "--runtime, such as x-cube-ai or tflm"
         message = f"--core {request.core} needs {missing}"
+        raise InputError(message)
+    if not 0 < request.clock_hz < math.inf:
+        message = f"--clock-hz must be a number above 0, got {request.clock_hz}"
         raise InputError(message)
     place = Place(runtime=request.runtime, core=request.core, clock_hz=request.clock_hz, threads=request.threads)
     return {None: (place,)}
