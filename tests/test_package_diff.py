@@ -141,6 +141,8 @@ def test_diff_writes_the_release_note(package, tmp_path, cli):
         found["results"]["classes"][2]["recall"] = 0.55
         found["ops"] = [op for op in found["ops"] if op["name"] != "MEAN"] + [{"name": "MUL", "version": 2, "count": 3}]
         found["targets"][0]["runtimes"][0]["minimum"] = "2.9.0"
+        found["runtime"]["minimum"] = found["runtime"]["minimums"]["litert"] = "2.1.0"
+        found["runtime"]["minimums"]["tflite-runtime"] = None
 
     after = _next(package, tmp_path, change)
     done = cli("diff", package, after)
@@ -153,6 +155,8 @@ def test_diff_writes_the_release_note(package, tmp_path, cli):
         "- accuracy: 80.00 % to 82.00 % (+2.00 pp).",
         "- Worse: class 'round', 20 samples: 90.00 % to 85.00 % (-5.00 pp).",
         "- Better: 1 of 4 classes and slices.",
+        "- Oldest runtime, litert: 1.0.0 to 2.1.0.",
+        "- Oldest runtime, tflite-runtime: 2.7.0 to none known.",
         "- Oldest runtime, litert on pixel-8: 2.3.0 to 2.9.0.",
         "- Operator MUL version 2: 0 to 3.",
     ):

@@ -115,11 +115,10 @@ def _values(wrapped: Wrapper, told: Mapping[str, Any], key: bytes | None, file: 
 
 
 def _minimum(told: Mapping[str, Any]) -> str:
-    """The oldest LiteRT that the targets of the package name, else the one of a usual phone."""
-    named = [r for target in told["targets"] for r in target["runtimes"] if r["name"] == RUNTIME and r["minimum"]]
-    if named:
-        return str(max((r["minimum"] for r in named), key=lambda v: [int(n) for n in re.findall(r"\d+", v)]))
-    return next(r.minimum for r in targets.load(PROFILE).runtimes if r.name == RUNTIME) or ""
+    """The LiteRT that the targets of the package name, else the one of a usual phone; or the newer that it needs."""
+    named = [r["minimum"] for target in told["targets"] for r in target["runtimes"] if r["name"] == RUNTIME]
+    usual = [r.minimum for r in targets.load(PROFILE).runtimes if r.name == RUNTIME]
+    return wrapping.runtime_release(told, RUNTIME, *(named if any(named) else usual))
 
 
 def _accelerator(told: Mapping[str, Any]) -> str:

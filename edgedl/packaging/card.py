@@ -140,8 +140,16 @@ def _lineage(found: Mapping[str, Any]) -> str:
         ("artifact", found["artifact"]["sha256"]),
         ("made with", ", ".join(f"{name} {version}" for name, version in lineage.get("versions", {}).items())),
         ("golden outputs of", f"{found['runtime']['name']} {found['runtime']['version']}"),
+        ("runs on", _runtimes(found["runtime"])),
     ]
     return "\n".join(f"- {name}: `{value}`" for name, value in rows if value)
+
+
+def _runtimes(runtime: Mapping[str, Any]) -> str:
+    """The oldest release of each runtime that is known to have every operator."""
+    return ", ".join(
+        f"{name} {release} or newer" if release else f"no known {name}" for name, release in runtime["minimums"].items()
+    )
 
 
 def _more(rows: Sequence[Any]) -> str:
