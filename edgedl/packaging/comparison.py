@@ -183,7 +183,8 @@ def _runtimes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[dict[s
 
 
 def _floors(found: Mapping[str, Any]) -> dict[str, str | None]:
-    floors = {found["runtime"]["name"]: found["runtime"].get("minimum")} | found["runtime"].get("minimums", {})
+    runtime = found["runtime"]
+    floors: dict[str, str | None] = {runtime["name"]: runtime.get("minimum"), **runtime.get("minimums", {})}
     for target in found["targets"]:
         floors |= {f"{r['name']} on {target['id']}": r["minimum"] for r in target["runtimes"]}
     return floors

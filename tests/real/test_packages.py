@@ -14,8 +14,15 @@ from edgedl.packaging import jvm
 def test_an_aar_adds_little_to_the_model(shared, tmp_path):
     model = shared / "mlperf_tiny" / "ic" / "pretrainedResnet_quant.tflite"
     (tmp_path / "cifar.toml").write_text(f'data = "{shared}/cifar10/test.npz"\nlabels = {list("abcdefghij")}\n')
-    (made,) = pipeline.package(
-        model, platforms=["android"], out=tmp_path / "out", data=tmp_path / "cifar.toml", name="resnet8"
-    )
-    added = len(zlib.compress(made.read_bytes(), 9)) - len(zlib.compress(model.read_bytes(), 9))
-    assert added <= 15_000
+    pipeline.keygen(tmp_path / "key")
+    for key, most in ((None, 12_000), (tmp_path / "key", 17_500)):
+        (made,) = pipeline.package(
+            model,
+            platforms=["android"],
+            out=tmp_path / f"{most}",
+            data=tmp_path / "cifar.toml",
+            name="resnet8",
+            sign=key,
+        )
+        added = len(zlib.compress(made.read_bytes(), 9)) - len(zlib.compress(model.read_bytes(), 9))
+        assert added <= most
