@@ -239,6 +239,8 @@ def test_diff_fails_where_something_got_worse_than_allowed(package, tmp_path, cl
     assert (f"fail: {named}" in done.err) == (code == 6)
     assert ("**beyond the limit**" in done.out) == (code == 6 and part != "whole")
     assert cli("diff", package, after).code == 0  # without a limit nothing is judged
+    cli("diff", package, after, "--max-drop", "1pp", "--junit", tmp_path / "j.xml")
+    assert ("<failure" in (tmp_path / "j.xml").read_text()) == (code == 6)
 
 
 def test_diff_judges_a_metric_that_should_be_low(package, tmp_path):

@@ -75,6 +75,16 @@ def check_free(force: bool, *files: str | None) -> None:
             raise InputError(message)
 
 
+def write_checks(path: str | None, about: str, checks: Any, force: bool) -> None:
+    """Checks as they are in JSON as JUnit XML, where `--junit` names a file."""
+    if path is not None:
+        from edgedl import reporting
+        from edgedl.types import Report
+
+        checked = reporting.checks_from_json(checks)
+        write_junit(path, [Report(artifact=about, reference="", data="", targets=(), checks=checked)], "fail", force)
+
+
 def write_junit(path: str | None, reports: Any, on_inconclusive: str | list[str], force: bool) -> None:
     """The verdicts as JUnit XML, where `--junit` names a file."""
     if path is None:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedl import toml
+from edgedl import reporting, toml
 from edgedl.reporting import text
-from edgedl.types import Check, Method, Verdict
 
 FILE = "MODEL_CARD.md"
 LICENSE = re.compile(r"[A-Za-z0-9.+()-]+( [A-Za-z0-9.+()-]+)*")
@@ -95,13 +94,9 @@ def _step(step: Mapping[str, Any]) -> str:
 def _results(results: Mapping[str, Any] | None) -> str:
     if results is None:
         return "Not validated; name a validation: `edgedl package --report REPORT.json`."
-    checks = [
-        Check(**{**check, "method": Method(check["method"]), "verdict": Verdict(check["verdict"])})
-        for check in results["checks"]
-    ]
     rows = [
         [c.name, text.interval(c.measured, c.low, c.high, text.unit_of(c)), c.method, c.target or "", c.verdict]
-        for c in checks
+        for c in reporting.checks_from_json(results["checks"])
     ]
     data, reference = (Path(results[key]).name for key in ("data", "reference"))
     said = [
