@@ -10,8 +10,11 @@ from rich import box
 from rich.table import Table
 from rich.tree import Tree
 
-from edgedl.reporting.text import interval, number
+from edgedl.reporting import checks_from_json
+from edgedl.reporting.text import interval, measured, number
 from edgedl.types import to_json
+
+DIFFERENCE = ("accuracy", "accuracy_reference", "accuracy_drop", "flips", "size_bytes", "compressed_bytes", "max_abs")
 
 
 def inspection(found: dict[str, Any]) -> list[Table]:
@@ -40,6 +43,17 @@ def inspection(found: dict[str, Any]) -> list[Table]:
     if found.get("diff"):
         tables.append(_difference(found["diff"]))
     return tables
+
+
+def layers(found: dict[str, Any]) -> Table:
+    """Where an artifact parts from its model: its operators, those that add most noise first."""
+    checks = [c for c in checks_from_json(found["report"]["checks"]) if c.name in DIFFERENCE]
+    facts = ", ".join(f"{c.name} {measured(c)}" for c in checks)
+    table = Table("operator", "", "layer", "signal to noise", "noise added", title=f"{found['artifact']}: {facts}")
+    for row in sorted(found["layers"], key=lambda r: -r["added_noise"]):
+        ratio = "exact" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
+        table.add_row(str(row["index"]), row["op"], row["layer"], ratio, number(row["added_noise"], "fraction"))
+    return table
 
 
 def _tensors(found: dict[str, Any]) -> Table:

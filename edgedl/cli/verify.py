@@ -19,7 +19,7 @@ def command(package: str, key: str | None, junit: str | None, force: bool, as_js
 
     options.check_free(force, junit)
     found = pipeline.verify(package, key=key)
-    options.write_checks(junit, package, found["checks"], force)
+    options.write_checks(junit, {package: found["checks"]}, force)
     if key is None:
         options.notes(c["why"] for c in found["checks"] if c["name"] == "signature" and c["verdict"] == "info")
     for finding in found["findings"]:
