@@ -356,7 +356,12 @@ def diff_model(
         for artifact in artifacts
     ]
     found = [
-        {"artifact": str(artifact), "report": reporting.as_json(report), "layers": layers}
+        {
+            "artifact": str(artifact),
+            "report": reporting.as_json(report),
+            "layers": layers,
+            "notes": report.details["notes"],
+        }
         for artifact, report, layers in zip(artifacts, reports, compared, strict=True)
     ]
     verdict = Verdict.worst([report.verdict for report in reports])

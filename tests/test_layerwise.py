@@ -50,6 +50,8 @@ def test_diff_of_a_model_says_where_the_signal_goes(cli, model, data, artifacts,
     plain = cli(*given, "--junit", tmp_path / "j.xml")
     assert plain.out.startswith(f"{artifacts / 'int8.tflite'}: accuracy_drop")
     assert "most noise is added in" in plain.out
+    assert "note: output 'kind': metric top1" in plain.err
+    assert "signal to noise" in plain.err
     assert "testsuite" in (tmp_path / "j.xml").read_text()
 
 

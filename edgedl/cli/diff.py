@@ -74,6 +74,7 @@ def _model(model: str, artifacts: tuple[str, ...], junit: str | None, force: boo
     found = pipeline.diff_model(model, artifacts, **given)
     options.write_checks(junit, {one["artifact"]: one["report"]["checks"] for one in found["artifacts"]}, force)
     options.show(*(layers(one) for one in found["artifacts"]))
+    options.notes(note for one in found["artifacts"] for note in one["notes"])
     options.answer(found, as_json, "\n".join(_line(one) for one in found["artifacts"]))
     return pipeline.exit_code(Verdict(found["verdict"]))
 
@@ -83,7 +84,7 @@ def _line(one: dict[str, Any]) -> str:
     from edgedl import reporting
 
     checks = reporting.checks_from_json(one["report"]["checks"])
-    drops = (f"{c.name} {reporting.text.measured(c)}" for c in checks if c.name.endswith("_drop") and not c.target)
+    drops = (f"{c.name} {reporting.text.measured(c)}" for c in checks if c.name.endswith("_drop"))
     worst = max(one["layers"], key=lambda row: row["added_noise"], default=None)
     said = next(drops, "no metric")
     if worst is None:

@@ -15,6 +15,7 @@ from edgedl.reporting.text import interval, measured, number
 from edgedl.types import to_json
 
 DIFFERENCE = ("accuracy", "accuracy_reference", "accuracy_drop", "flips", "size_bytes", "compressed_bytes", "max_abs")
+MOST_OPERATORS = 20  # in a table of what they add
 
 
 def inspection(found: dict[str, Any]) -> list[Table]:
@@ -47,12 +48,18 @@ def inspection(found: dict[str, Any]) -> list[Table]:
 
 def layers(found: dict[str, Any]) -> Table:
     """Where an artifact parts from its model: its operators, those that add most noise first."""
-    checks = [c for c in checks_from_json(found["report"]["checks"]) if c.name in DIFFERENCE]
-    facts = ", ".join(f"{c.name} {measured(c)}" for c in checks)
-    table = Table("operator", "", "layer", "signal to noise", "noise added", title=f"{found['artifact']}: {facts}")
-    for row in sorted(found["layers"], key=lambda r: -r["added_noise"]):
+    facts: dict[str, str] = {}
+    for check in checks_from_json(found["report"]["checks"]):
+        if check.name in DIFFERENCE:
+            facts.setdefault(check.name, measured(check))  # of several targets that of the first
+    title = f"{found['artifact']}: {', '.join(f'{name} {figure}' for name, figure in facts.items())}"
+    table = Table("operator", "", "layer", "signal to noise", "noise added", title=title, title_justify="left")
+    rows = sorted(found["layers"], key=lambda row: -row["added_noise"])
+    for row in rows[:MOST_OPERATORS]:
         ratio = "exact" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
         table.add_row(str(row["index"]), row["op"], row["layer"], ratio, number(row["added_noise"], "fraction"))
+    if len(rows) > MOST_OPERATORS:
+        table.caption = f"{len(rows) - MOST_OPERATORS} more with --json"
     return table
 
 
