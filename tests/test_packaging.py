@@ -246,7 +246,7 @@ def test_pack_takes_the_report_of_this_artifact_alone(files, tmp_path):
     made = _pack(artifact, tmp_path / "out", report=str(path))
     assert manifest_of(made)["report"] == "report.json"
     with zipfile.ZipFile(made) as archive:
-        assert archive.read("report.json") == path.read_bytes()
+        assert json.loads(archive.read("report.json")) == json.loads(path.read_text())
 
 
 def test_pack_overwrites_only_when_forced(files, tmp_path):

@@ -12,6 +12,7 @@ sbom.cdx.json         the bill of materials, CycloneDX
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -133,7 +134,7 @@ def _write_facts(artifact: Artifact, content: Path, report: Path | None) -> None
     steps = {"preprocessing": to_json(lineage.preprocessing), "embedded": to_json(lineage.embedded)}
     manifest.write(steps, content / manifest.PREPROCESSING)
     if report:
-        shutil.copyfile(report, content / manifest.REPORT)
+        manifest.write(json.loads(report.read_text(encoding="utf-8")), content / manifest.REPORT)
 
 
 def _write_golden(
