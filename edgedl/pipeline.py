@@ -32,7 +32,7 @@ from edgedl.latency import requests as latency
 from edgedl.latency.fitted import MODELS
 from edgedl.types import Artifact, ExportOptions, Report, Scheme, Target, Verdict, to_json
 from edgedl.validation import benchmark as benchmarking
-from edgedl.validation import estimates, planning, statistics, tripwire
+from edgedl.validation import estimates, layerwise, planning, statistics, tripwire
 from edgedl.validation.cases import Request
 from edgedl.validation.gates import Gates, parse_limits
 from edgedl.validation.validate import validate as run_validation
@@ -337,6 +337,38 @@ def verify(package: StrPath, *, key: StrPath | None = None) -> dict[str, Any]:
 def diff(before: StrPath, after: StrPath, *, max_drop: str | None = None) -> dict[str, Any]:
     """What changed from one package to the next, judged by `max_drop`; `note` is a release note in Markdown."""
     return packaging.compare(Path(before), Path(after), max_drop=max_drop)
+
+
+def diff_model(
+    model: StrPath,
+    artifacts: Sequence[StrPath],
+    *,
+    data: StrPath,
+    targets: Sequence[str] = (),
+    seed: int = 0,
+    trust: bool = False,
+    custom_objects: str | None = None,
+) -> dict[str, Any]:
+    """What of a model each artifact keeps: a validation without limits, and the signal that is left at each layer."""
+    opened = model_file.open_model(str(model), trust=trust, custom_objects=custom_objects, loaded=False)
+    compared = [layerwise.compare(opened, Path(artifact), str(data), seed) for artifact in artifacts]
+    reports = [
+        validate(
+            artifact, reference=model, data=data, targets=targets, seed=seed, trust=trust, custom_objects=custom_objects
+        )
+        for artifact in artifacts
+    ]
+    found = [
+        {
+            "artifact": str(artifact),
+            "report": reporting.as_json(report),
+            "layers": layers,
+            "notes": report.details["notes"],
+        }
+        for artifact, report, layers in zip(artifacts, reports, compared, strict=True)
+    ]
+    verdict = Verdict.worst([report.verdict for report in reports])
+    return {"verdict": verdict.value, "model": str(model), "data": str(data), "artifacts": found}
 
 
 def keygen(key: StrPath) -> Path:

@@ -294,6 +294,7 @@ class AgentRuntime:
     python_variable: str | None = None  # names the environment variable that points at an interpreter that has it
     describe: str | None = None  # from a path (str) to an ArtifactInfo
     model: str | None = None  # see `Model`
+    inner: str | None = None  # from path, inputs, out, straight to an .npy of each operator's output, by its index
     figures: str | None = None  # from path, target, inputs, straight to Checks without limits
     figures_for: tuple[str, ...] = ()  # only where the target's runtime has one of these delegates; () always
     runs: bool = True  # False for a compiler, which gives figures and no outputs

@@ -204,6 +204,36 @@ def test_onnx_operators_are_checked_by_opset_and_custom_domains_by_name() -> Non
     assert len(op_versions.lacking(versioned(("my.Op", 1)).ops, "onnxruntime", newest)) == 1
 
 
+def test_floors_are_the_oldest_releases_that_have_every_operator() -> None:
+    plain = op_versions.floors(versioned(("CONV_2D", 3), ("FULLY_CONNECTED", 9)))
+    assert plain == {"litert": "1.0.0", "tflite-runtime": "2.7.0", "tflm": op_versions._tables()["tflm"]["releases"][0]}
+    late = op_versions.floors(versioned(("ADD", 5), ("CAST", 8), ("CONV_2D", 3)))
+    assert (late["litert"], late["tflite-runtime"]) == ("2.1.0", None)  # version 8 of CAST came after tflite-runtime
+    assert op_versions.floors(versioned(("CONV_2D", 99))) == {
+        "litert": None,
+        "tflite-runtime": None,
+        "tflm": plain["tflm"],
+    }
+
+
+def test_floors_of_onnx_files_go_by_opset_operators_and_the_version_of_the_file() -> None:
+    def floor(*ops: tuple[str, int], **metadata: int) -> dict[str, str | None]:
+        return op_versions.floors(replace(versioned(*ops), format="onnx", metadata=metadata))
+
+    assert floor(("Relu", 17)) == {"onnxruntime": "1.15.1"}
+    assert floor(("Relu", 20)) == {"onnxruntime": "1.17.3"}
+    assert floor(("Relu", 17), ir_version=10) == {"onnxruntime": "1.18.1"}
+    assert floor(("Relu", 17), ir_version=99) == {"onnxruntime": None}
+    assert floor(("Relu", 17), ("com.microsoft.QLinearAdd", 1)) == {"onnxruntime": "1.16.3"}  # 1.15.1 does not tell
+    assert floor(("my.Op", 1)) == {"onnxruntime": None}
+
+
+def test_there_is_no_floor_where_the_table_cannot_tell() -> None:
+    assert op_versions.floors(versioned(("CONV_2D", 3), ("CUSTOM:ethos-u", 1))) == {}
+    assert op_versions.floors(info("int8", "CONV_2D")) == {}  # the file says no versions
+    assert op_versions.floors(versioned()) == {}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

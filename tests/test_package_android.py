@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from wrappers import cases, models
 
 from edgedl import packaging, pipeline, preprocessing
 from edgedl.errors import PluginError
-from edgedl.packaging import jvm
+from edgedl.packaging import classfile, jvm
 
 HERE = Path(__file__).parent / "wrappers"
 FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
@@ -107,6 +108,28 @@ def test_aar_holds_model_manifest_and_classes(made, unpacked):
         entry = archive.getinfo(f"assets/edgedl/shapes/{found['artifact']['file']}")
     assert entry.compress_type == zipfile.ZIP_STORED
     assert packaging.verify(made / "out" / "shapes-1.1.0.aar", made / "key.pub")["verdict"] == "pass"
+
+
+@needs_compilers
+def test_a_signed_aar_adds_little_to_the_model(made):
+    """With ModelStore, every step of preprocessing and samples of bitmaps; compilers differ in some bytes."""
+    aar, model = (made / name for name in ("out/shapes-1.1.0.aar", "int8.tflite"))
+    added = len(zlib.compress(aar.read_bytes(), 9)) - len(zlib.compress(model.read_bytes(), 9))
+    assert added <= 19_600
+
+
+@needs_compilers
+def test_class_files_hold_nothing_that_android_does_not_read(unpacked):
+    with zipfile.ZipFile(unpacked / "classes.jar") as archive:
+        classes = {name: archive.read(name) for name in archive.namelist()}
+    assert {int.from_bytes(c[6:8], "big") for c in classes.values()} == {49}
+    for name, text in classes.items():
+        assert classfile.stripped(text) == text, name
+
+
+def test_class_files_of_later_versions_are_refused():
+    with pytest.raises(ValueError, match="a constant of kind 18, which class files of Java 5 do not have"):
+        classfile.stripped(b"\xca\xfe\xba\xbe\0\0\0\x34\0\x02\x12\0\0\0\0")
 
 
 @needs_compilers

@@ -107,6 +107,7 @@ def test_compiler_takes_the_program_of_the_readme(tree, tflites, tmp_path):
     stubs = STUBS.replace("METHODS", " ".join(f"TfLiteStatus {name}();" for name in names))
     for file in ("micro_interpreter.h", "micro_mutable_op_resolver.h"):
         (headers / file).write_text(stubs)
+    assert "- TFLM: as in tflite-micro 0.dev20231221005749 of PyPI, or newer." in (tree / "README.md").read_text()
     program = re.search(r"```cpp\n(.*?)```", (tree / "README.md").read_text(), re.DOTALL)[1]
     (tmp_path / "main.cc").write_text(program)
     flags = ["-std=c++11", *FLAGS, "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"]

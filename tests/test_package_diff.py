@@ -141,6 +141,8 @@ def test_diff_writes_the_release_note(package, tmp_path, cli):
         found["results"]["classes"][2]["recall"] = 0.55
         found["ops"] = [op for op in found["ops"] if op["name"] != "MEAN"] + [{"name": "MUL", "version": 2, "count": 3}]
         found["targets"][0]["runtimes"][0]["minimum"] = "2.9.0"
+        found["runtime"]["minimum"] = found["runtime"]["minimums"]["litert"] = "2.1.0"
+        found["runtime"]["minimums"]["tflite-runtime"] = None
 
     after = _next(package, tmp_path, change)
     done = cli("diff", package, after)
@@ -153,6 +155,8 @@ def test_diff_writes_the_release_note(package, tmp_path, cli):
         "- accuracy: 80.00 % to 82.00 % (+2.00 pp).",
         "- Worse: class 'round', 20 samples: 90.00 % to 85.00 % (-5.00 pp).",
         "- Better: 1 of 4 classes and slices.",
+        "- Oldest runtime, litert: 1.0.0 to 2.1.0.",
+        "- Oldest runtime, tflite-runtime: 2.7.0 to none known.",
         "- Oldest runtime, litert on pixel-8: 2.3.0 to 2.9.0.",
         "- Operator MUL version 2: 0 to 3.",
     ):
@@ -210,14 +214,23 @@ def test_diff_json_follows_its_schema(package, tmp_path, cli):
     assert [f["name"] for f in done.json["figures"]] == ["size_bytes", "compressed_bytes", "arena_bytes"]
 
 
+def _with_many_samples(found):
+    for row, key in [(c, "support") for c in found["results"]["classes"]] + [
+        (found["results"]["slices"][0], "samples")
+    ]:
+        row[key] *= 100
+
+
 @pytest.mark.parametrize(
     ("part", "drop", "code"),
     [
-        ("slices", 0.02, 6), ("slices", 0.01, 0), ("classes", 0.02, 6), ("classes", 0.01, 0), ("whole", 0.02, 6),
+        ("slices", 0.1, 6), ("slices", 0.01, 0), ("classes", 0.1, 6), ("classes", 0.01, 0), ("whole", 0.02, 6),
         ("whole", 0.01, 0), ("whole", -0.1, 0),
     ],
 )  # fmt: skip
 def test_diff_fails_where_something_got_worse_than_allowed(package, tmp_path, cli, part, drop, code):
+    package = _next(package, tmp_path / "before", _with_many_samples)
+
     def change(found):
         results = found["results"]
         if part == "slices":
@@ -230,11 +243,51 @@ def test_diff_fails_where_something_got_worse_than_allowed(package, tmp_path, cl
     after = _next(package, tmp_path, change)
     done = cli("diff", package, after, "--max-drop", "1pp")
     assert done.code == code
-    named = {"slices": "slice_drop: slice 'night', 9 samples", "classes": "class_drop: class 'sq|uare', 12 samples",
+    named = {"slices": "slice_drop: slice 'night', 900 samples",
+             "classes": "class_drop: class 'sq|uare', 1,200 samples",
              "whole": "accuracy_drop: 80.00 % to 78.00 %"}[part]  # fmt: skip
     assert (f"fail: {named}" in done.err) == (code == 6)
     assert ("**beyond the limit**" in done.out) == (code == 6 and part != "whole")
     assert cli("diff", package, after).code == 0  # without a limit nothing is judged
+    cli("diff", package, after, "--max-drop", "1pp", "--junit", tmp_path / "j.xml")
+    assert ("<failure" in (tmp_path / "j.xml").read_text()) == (code == 6)
+
+
+def _with_classes(count, support, recall):
+    """A change of a manifest: class 0 has this recall, the others 0.9."""
+
+    def change(found):
+        rows = [{"label": str(i), "support": support, "recall": 0.9} for i in range(count)]
+        rows[0]["recall"] = recall
+        found["results"] |= {"classes": rows, "slices": []}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("count", "support", "recall", "verdict", "why"),
+    [
+        (1, 1000, 0.86, "fail", ""),  # 4 points on 1000 samples, 1 allowed: p = 0.02 alone
+        (10, 1000, 0.86, "inconclusive", "not shown to be: p = 0.2 by Holm's correction over 10 classes and slices"),
+        (10, 1000, 0.80, "fail", ""),
+        (10, 29, 0.20, "inconclusive", "not shown to be: fewer than 30 samples show nothing"),
+        (10, 29, 0.895, "pass", ""),
+    ],
+)
+def test_diff_fails_a_class_where_its_samples_show_it(package, tmp_path, count, support, recall, verdict, why):
+    before, after = (_next(package, tmp_path / str(r), _with_classes(count, support, r)) for r in (0.9, recall))
+    found = pipeline.diff(before, after, max_drop="1pp")
+    assert found["verdict"] == verdict
+    (worst, *_) = [c for c in found["checks"] if c["name"] == "class_drop"]
+    assert (worst["verdict"], worst["measured"]) == (verdict, pytest.approx(0.9 - recall))
+    assert why in worst["why"]
+
+
+def test_diff_exits_with_7_where_too_few_samples_show_a_loss(package, tmp_path, cli):
+    after = _next(package, tmp_path, lambda m: m["results"]["slices"][0].update(value=0.1))
+    done = cli("diff", package, after, "--max-drop", "1pp")
+    assert done.code == 7
+    assert "inconclusive: slice_drop: slice 'night', 9 samples: 70.00 % to 10.00 %, beyond the limit" in done.err
 
 
 def test_diff_judges_a_metric_that_should_be_low(package, tmp_path):

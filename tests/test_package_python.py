@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crafted import small_model
 from emulation import needs_arm64, run_on_arm64
-from packages import unpacked
+from packages import text_of, unpacked
 
 from edgedl import packaging, pipeline
 from edgedl.errors import InputError
@@ -98,6 +99,7 @@ def test_wheel_is_one_for_packaging_tools(wheel, tmp_path):
         assert "MIT" in archive.read("key_word_model/_edgedl/LICENSE").decode()
     assert "Name: key-word-model\nVersion: 1.2.0\n" in about
     assert "Requires-Dist: numpy\n" in about
+    assert "Requires-Dist: ai-edge-litert>=1.0.0; extra == 'litert'\n" in about
     assert not any(re.search(r"^\s*(from|import) edgedl\b", text, re.MULTILINE) for text in sources)
 
 
@@ -191,6 +193,18 @@ def test_version_that_python_has_not_is_refused(tflites, tmp_path):
     with pytest.raises(InputError, match=r"1\.2\.0-nightly is no version for Python; use -rc\.1, -beta\.1 or -dev\.1"):
         _pack(tflites / "int8.tflite", tmp_path / "out", version="1.2.0-nightly")
     assert not (tmp_path / "out").exists()
+
+
+def test_wheel_has_no_extra_for_a_runtime_that_lacks_an_operator(tmp_path):
+    artifact, said = small_model(tmp_path / "m.tflite", dense_version=12), []
+    made = _pack(artifact, tmp_path / "out", said=said.append)
+    about = text_of(made, "METADATA")
+    assert "Requires-Dist: ai-edge-litert>=1.0.0; extra == 'litert'\n" in about
+    assert "tflite-runtime" not in about
+    assert (
+        "python: no release of tflite-runtime has every operator of the model, and the wheel has no extra" in said[-1]
+    )
+    assert "- runs on: `litert 1.0.0 or newer, no known tflite-runtime, tflm 0.dev" in text_of(made, "MODEL_CARD.md")
 
 
 def test_module_has_no_name_of_the_standard_library():

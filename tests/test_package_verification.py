@@ -6,6 +6,7 @@ import stat
 import struct
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema
 import numpy as np
@@ -67,6 +68,25 @@ def test_verify_exit_codes(package, tmp_path, cli):
         done = cli("verify", path)
         assert (done.code, done.out) == (2, "")
         assert message in done.err
+
+
+def test_verify_writes_junit(package, tmp_path, cli):
+    def cases(path, *given):
+        done = cli("verify", path, "--junit", tmp_path / "j.xml", *given)
+        suite = ElementTree.parse(tmp_path / "j.xml").getroot()[0]
+        return done.code, {case.get("name"): [child.tag for child in case] for case in suite.iter("testcase")}
+
+    code, passed = cases(package)
+    assert code == 0
+    assert passed.keys() == {"archive", "manifest", "files", "layout", "tensors", "golden"}  # not signed: a property
+    assert {tag for tags in passed.values() for tag in tags} == {"system-out"}
+    changed = repacked(package, tmp_path, lambda c, _: (c / "labels.txt").write_text("x\n"), rehash=False)
+    done = cli("verify", changed, "--junit", tmp_path / "j.xml")
+    assert (done.code, done.err.strip()) == (2, f"Error: {tmp_path / 'j.xml'}: exists; --force overwrites it")
+    code, failed = cases(changed, "--force")
+    assert code == 6
+    assert (failed["archive"], failed["files"], failed["golden"]) == (["system-out"], ["failure"], ["failure"])
+    assert "SHA-256 is not the manifest" in (tmp_path / "j.xml").read_text()
 
 
 def test_verify_refuses_one_byte_changed_anywhere(package, tmp_path):

@@ -66,7 +66,8 @@ def test_pack_manifest_says_what_the_artifact_is(files, package):
     assert (spec["name"], spec["dtype"], spec["shape"][1:]) == ("image", "int8", [8, 8, 1])
     assert spec["scale"][0] == pytest.approx(1 / 255, rel=0.02)
     assert found["labels"] == list(LABELS)
-    assert found["runtime"]["name"] == "litert"
+    assert (found["runtime"]["name"], found["runtime"]["minimum"]) == ("litert", "1.0.0")
+    assert found["runtime"]["minimums"].keys() == {"litert", "tflite-runtime", "tflm"}
     with zipfile.ZipFile(package) as archive:
         assert archive.read("int8.tflite") == content
         assert archive.read("labels.txt").decode() == "round\nsquare\nother\n"
@@ -245,7 +246,7 @@ def test_pack_takes_the_report_of_this_artifact_alone(files, tmp_path):
     made = _pack(artifact, tmp_path / "out", report=str(path))
     assert manifest_of(made)["report"] == "report.json"
     with zipfile.ZipFile(made) as archive:
-        assert archive.read("report.json") == path.read_bytes()
+        assert json.loads(archive.read("report.json")) == json.loads(path.read_text())
 
 
 def test_pack_overwrites_only_when_forced(files, tmp_path):

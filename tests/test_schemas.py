@@ -111,6 +111,10 @@ EXAMPLES = {
               "ops": [{"name": "ADD", "version": None, "before": 0, "after": 1}],
               "figures": [{"name": "size_bytes", "target": None, "unit": "bytes", "method": "static", "before": 9,
                            "after": 8}], "checks": [to_json(CHECK)], "note": "## digits 1.1.0"}],
+    "layers": [{"verdict": "pass", "model": "m.keras", "data": "d.npz", "artifacts": [
+        {"artifact": "a.tflite", "report": reporting.as_json(REPORT), "layers": [
+            {"index": 3, "op": "CONV_2D", "tensor": "x/y", "layer": "y", "sqnr_db": None, "added_noise": 0.0}],
+         "notes": ["n"]}]}],
     "targets": [{"targets": [to_json(targets.load("host"))]}, to_json(targets.load("host")),
                 {"file": "my.toml", "findings": ["x"]}],
     "devices": [{"devices": devices.overview()}, {"name": "qemu-arm64", "folder": "cache"}],

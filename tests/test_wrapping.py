@@ -18,7 +18,7 @@ TENSOR = {"name": "image", "dtype": "float32", "shape": [1, 8, 8, 1], "scale": [
 def manifest(name="keyword", inputs=(TENSOR,), outputs=(TENSOR | {"name": "kind", "shape": [1, 3]},), **rest):
     base = {"name": name, "version": "1.2.0", "artifact": {"file": f"{name}.tflite", "format": "tflite"}}
     base |= {"inputs": list(inputs), "outputs": list(outputs), "labels": [], "preprocessing": [], "embedded": []}
-    base |= {"targets": [], "license": None, "files": {}}
+    base |= {"targets": [], "license": None, "files": {}, "runtime": {"minimums": {}}}
     return base | {"golden": {"inputs": {}, "outputs": {}, "samples": 1, "tolerance": {}}} | rest
 
 
@@ -121,6 +121,27 @@ def test_android_asks_for_the_accelerator_of_a_target_and_the_newest_runtime_tha
     assert "accelerator: Accelerator = Accelerator.GPU" in sources["edgedl/keyword/Model.kt"]
     assert "litert:2.10.1" in (tmp_path / "README.md").read_text()
     assert any("litert-gpu:2.10.1" in note for note in layout.notes)
+
+
+def test_wrappers_ask_for_the_runtime_that_the_model_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(android.jvm, "compile_", lambda *_: None)
+    usual = {"litert": "1.0.0", "onnxruntime": "1.15.1"}
+    newer = {"litert": "2.10.0", "onnxruntime": "1.100.0"}
+    onnx = {"artifact": {"file": "m.onnx", "format": "onnx"}}
+    for minimums, litert, web_ort, swift_ort in (
+        (usual, "2.3.0", "1.30.0", "1.20.0"),
+        (newer, "2.10.0", *["1.100.0"] * 2),
+    ):
+        told = {"runtime": {"minimums": minimums}}
+        tree = tmp_path / litert
+        tree.mkdir()
+        android.AndroidPackager().lay_out(content(tmp_path, **told), tree)
+        assert f"litert:{litert}" in (tree / "README.md").read_text()
+        web.WebPackager().lay_out(content(tmp_path, **told, **onnx), tree)
+        package = json.loads((tree / "package/package.json").read_text())
+        assert package["dependencies"] == {"onnxruntime-web": f"^{web_ort}"}
+        ios.IosPackager().lay_out(content(tmp_path, **told, **onnx), tree)
+        assert f'from: "{swift_ort}"' in (tree / "Keyword/Package.swift").read_text()
 
 
 def test_several_inputs_and_outputs_are_parameters_and_properties(tmp_path, monkeypatch):

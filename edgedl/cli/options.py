@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -73,6 +73,17 @@ def check_free(force: bool, *files: str | None) -> None:
         if file and Path(file).exists() and not force:
             message = f"{file}: exists; --force overwrites it"
             raise InputError(message)
+
+
+def write_checks(path: str | None, checks: Mapping[str, Any], force: bool) -> None:
+    """Checks as they are in JSON, by the file they are about, as JUnit XML, where `--junit` names a file."""
+    if path is not None:
+        from edgedl import reporting
+        from edgedl.types import Report
+
+        empty: dict[str, Any] = {"reference": "", "data": "", "targets": ()}
+        reports = [Report(artifact=a, checks=reporting.checks_from_json(c), **empty) for a, c in checks.items()]
+        write_junit(path, reports, "fail", force)
 
 
 def write_junit(path: str | None, reports: Any, on_inconclusive: str | list[str], force: bool) -> None:

@@ -10,8 +10,12 @@ from rich import box
 from rich.table import Table
 from rich.tree import Tree
 
-from edgedl.reporting.text import interval, number
+from edgedl.reporting import checks_from_json
+from edgedl.reporting.text import interval, measured, number
 from edgedl.types import to_json
+
+DIFFERENCE = ("accuracy", "accuracy_reference", "accuracy_drop", "flips", "size_bytes", "compressed_bytes", "max_abs")
+MOST_OPERATORS = 20  # in a table of what they add
 
 
 def inspection(found: dict[str, Any]) -> list[Table]:
@@ -40,6 +44,23 @@ def inspection(found: dict[str, Any]) -> list[Table]:
     if found.get("diff"):
         tables.append(_difference(found["diff"]))
     return tables
+
+
+def layers(found: dict[str, Any]) -> Table:
+    """Where an artifact parts from its model: its operators, those that add most noise first."""
+    facts: dict[str, str] = {}
+    for check in checks_from_json(found["report"]["checks"]):
+        if check.name in DIFFERENCE:
+            facts.setdefault(check.name, measured(check))  # of several targets that of the first
+    title = f"{found['artifact']}: {', '.join(f'{name} {figure}' for name, figure in facts.items())}"
+    table = Table("operator", "", "layer", "signal to noise", "noise added", title=title, title_justify="left")
+    rows = sorted(found["layers"], key=lambda row: -row["added_noise"])
+    for row in rows[:MOST_OPERATORS]:
+        ratio = "exact" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
+        table.add_row(str(row["index"]), row["op"], row["layer"], ratio, number(row["added_noise"], "fraction"))
+    if len(rows) > MOST_OPERATORS:
+        table.caption = f"{len(rows) - MOST_OPERATORS} more with --json"
+    return table
 
 
 def _tensors(found: dict[str, Any]) -> Table:

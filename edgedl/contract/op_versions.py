@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -121,6 +121,33 @@ def lacking(ops: Sequence[OpInfo], runtime: str, release: str) -> list[Finding]:
         for op in ops
         if not _has(op, runtime, release) and _is_own(op.name, runtime)
     ]
+
+
+def floors(info: ArtifactInfo) -> dict[str, str | None]:
+    """The oldest release of each runtime of the format that is known to run the file; None where none known does.
+
+    What the table cannot tell is not in it: of operators whose versions the file does not say, and custom ones.
+    """
+    if not info.ops or any(op.version is None for op in info.ops):
+        return {}
+    runtimes = [name for name in _tables() if OTHER_FORMAT.get(name, "tflite") == info.format]
+    return {name: _floor(info, name) for name in runtimes if all(_is_own(op.name, name) for op in info.ops)}
+
+
+def newest(releases: Iterable[str | None]) -> str:
+    """The newest of some releases; an empty text where there is none."""
+    return max(filter(None, releases), key=_key, default="")
+
+
+def _floor(info: ArtifactInfo, runtime: str) -> str | None:
+    table = _tables()[runtime]
+    needed = [_since(op, runtime) for op in info.ops]
+    if any("." in op.name for op in info.ops):
+        needed.append(table["told_since"])  # an older release does not tell of operators outside of the opset
+    if "ir_version" in table and (version := info.metadata.get("ir_version")):
+        taken = (r for r in table["releases"] if (_value(table["ir_version"], r) or 0) >= version)
+        needed.append(next(taken, None))
+    return None if None in needed else newest(needed)
 
 
 def _told(found: list[Finding], release: Release, ops: Sequence[OpInfo]) -> str:

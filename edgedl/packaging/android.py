@@ -10,7 +10,7 @@ from typing import Any
 
 from edgedl import targets, worker
 from edgedl.errors import InputError
-from edgedl.packaging import jvm, wrapping
+from edgedl.packaging import classfile, jvm, wrapping
 from edgedl.packaging.archives import stored_zip
 from edgedl.packaging.wrapping import Limits, Tensor, Wrapper
 from edgedl.types import Content, Layout
@@ -21,7 +21,7 @@ RUNTIME = "litert"
 LIMITS = Limits(runtime="LiteRT on Android", dtypes=("float32", "int8", "uint8", "int32"))
 TAKEN = {"float32": "FloatArray", "int8": "IntArray", "uint8": "ByteArray", "int32": "IntArray"}
 ACCELERATORS = {"gpu": "GPU", "npu": "NPU"}
-ALWAYS = ("Files", "Runner", "Sample", "Scored", "SelfTest", "Tensor")
+ALWAYS = ("Runner", "Sample", "Scored", "SelfTest", "Tensor")
 FOR_UPDATES = ("Ed25519", "RejectedPackageException", "Store")
 # no name of a package, parameter or property: Kotlin's hard keywords, and Java's, which class files go by
 RESERVED = wrapping.words("""
@@ -48,10 +48,10 @@ class AndroidPackager:
         values = _values(wrapped, told, content.public_key, file)
         for name in ("AndroidManifest.xml", "README.md"):
             (tree / name).write_text(wrapping.render("android", name, values), encoding="utf-8")
-        (tree / "R.txt").touch()  # no resources
         classes = worker.pool().scratch("classes")
         jvm.compile_(_sources(wrapped, values), wrapping.FOLDER / "android" / "stubs", classes, wrapped.name)
-        stored_zip.write(classes, tree / "classes.jar")
+        classfile.strip(classes)
+        stored_zip.write(classes, tree / "classes.jar", align=False)
         return Layout(
             file=file,
             content=f"assets/{values['ASSETS']}".rstrip("/"),
@@ -115,11 +115,10 @@ def _values(wrapped: Wrapper, told: Mapping[str, Any], key: bytes | None, file: 
 
 
 def _minimum(told: Mapping[str, Any]) -> str:
-    """The oldest LiteRT that the targets of the package name, else the one of a usual phone."""
-    named = [r for target in told["targets"] for r in target["runtimes"] if r["name"] == RUNTIME and r["minimum"]]
-    if named:
-        return str(max((r["minimum"] for r in named), key=lambda v: [int(n) for n in re.findall(r"\d+", v)]))
-    return next(r.minimum for r in targets.load(PROFILE).runtimes if r.name == RUNTIME) or ""
+    """The LiteRT that the targets of the package name, else the one of a usual phone; or the newer that it needs."""
+    named = [r["minimum"] for target in told["targets"] for r in target["runtimes"] if r["name"] == RUNTIME]
+    usual = [r.minimum for r in targets.load(PROFILE).runtimes if r.name == RUNTIME]
+    return wrapping.runtime_release(told, RUNTIME, *(named if any(named) else usual))
 
 
 def _accelerator(told: Mapping[str, Any]) -> str:

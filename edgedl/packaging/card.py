@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedl import toml
+from edgedl import reporting, toml
 from edgedl.reporting import text
-from edgedl.types import Check, Method, Verdict
 
 FILE = "MODEL_CARD.md"
 LICENSE = re.compile(r"[A-Za-z0-9.+()-]+( [A-Za-z0-9.+()-]+)*")
@@ -95,13 +94,9 @@ def _step(step: Mapping[str, Any]) -> str:
 def _results(results: Mapping[str, Any] | None) -> str:
     if results is None:
         return "Not validated; name a validation: `edgedl package --report REPORT.json`."
-    checks = [
-        Check(**{**check, "method": Method(check["method"]), "verdict": Verdict(check["verdict"])})
-        for check in results["checks"]
-    ]
     rows = [
         [c.name, text.interval(c.measured, c.low, c.high, text.unit_of(c)), c.method, c.target or "", c.verdict]
-        for c in checks
+        for c in reporting.checks_from_json(results["checks"])
     ]
     data, reference = (Path(results[key]).name for key in ("data", "reference"))
     said = [
@@ -140,8 +135,16 @@ def _lineage(found: Mapping[str, Any]) -> str:
         ("artifact", found["artifact"]["sha256"]),
         ("made with", ", ".join(f"{name} {version}" for name, version in lineage.get("versions", {}).items())),
         ("golden outputs of", f"{found['runtime']['name']} {found['runtime']['version']}"),
+        ("runs on", _runtimes(found["runtime"])),
     ]
     return "\n".join(f"- {name}: `{value}`" for name, value in rows if value)
+
+
+def _runtimes(runtime: Mapping[str, Any]) -> str:
+    """The oldest release of each runtime that is known to have every operator."""
+    return ", ".join(
+        f"{name} {release} or newer" if release else f"no known {name}" for name, release in runtime["minimums"].items()
+    )
 
 
 def _more(rows: Sequence[Any]) -> str:

@@ -7,15 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgedl.packaging import interface, release_note, verification
 from edgedl.reporting import text
 from edgedl.types import Check, Method, Verdict, to_json
+from edgedl.validation import statistics
 from edgedl.validation.gates import Gates
 
 SIZES = ("size_bytes", "compressed_bytes")
 COSTS = ("arena_bytes", "instructions", "cpu_fallback_ops")
 TIMES = ("latency_ms", "latency_p90_ms", "first_inference_ms", "load_ms")  # of a host: two sessions do not compare
+PARTS = ("class", "slice")
+LEAST_SAMPLES = 30  # of a class or slice that can show a loss
 ROUNDING = 1e-12  # of a difference of two figures that were rounded to doubles
+
+Key = tuple[str, str]  # class, slice or the metric's name, and which one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +95,47 @@ def _drops(old: Mapping[str, Any], new: Mapping[str, Any], gates: Gates) -> Iter
     before, after = (_scores(m["results"]) for m in (old, new))
     recalls = limit if metric["unit"] == "fraction" else None  # a limit in another unit says nothing of a recall
     limits = {key: recalls if key[0] == "class" else limit for key in {**before, **after}}
-    rows = [
-        replace(_drop(before.get(key), after.get(key), limits[key]), name=f"{key[0]}_drop")
-        for key in {**before, **after}
-    ]
-    yield from sorted(rows, key=lambda check: -(check.measured or 0.0))
+    rows = {
+        key: replace(_drop(before.get(key), after.get(key), limit), name=f"{key[0]}_drop")
+        for key, limit in limits.items()
+    }
+    if limit is not None:
+        parts = {key: check for key, check in rows.items() if key[0] in PARTS}
+        rows |= _unproven(parts, before, after, limit)
+    yield from sorted(rows.values(), key=lambda check: -(check.measured or 0.0))
+
+
+def _unproven(
+    checks: Mapping[Key, Check], before: Mapping[Key, Score], after: Mapping[Key, Score], limit: float
+) -> Iterator[tuple[Key, Check]]:
+    """The failures of classes and slices that do not survive Holm's correction, as inconclusive checks.
+
+    Which samples both packages get right is in neither, so they are taken as independent. Two versions of a model are
+    not: a loss that is shown so would show the more in pairs. What is no share of samples keeps its verdict.
+    """
+    shares = {
+        key: check
+        for key, check in checks.items()
+        if check.measured is not None and check.unit == "fraction" and before[key].samples == after[key].samples
+    }
+    enough = [key for key in shares if before[key].samples >= LEAST_SAMPLES]
+    a, b, c, d = np.array([_independent(before[key], after[key]) for key in enough]).reshape(-1, 4).T
+    adjusted = statistics.holm(statistics.excess_p(a, b, c, d, limit)) if enough else ()
+    p_values = dict(zip(enough, adjusted, strict=True))
+    for key, check in shares.items():
+        p = p_values.get(key, 1.0)
+        if check.verdict is Verdict.FAIL and p >= 1 - statistics.ONE_SIDED:
+            why = f"p = {p:.2g} by Holm's correction over {len(enough)} classes and slices"
+            few = f"fewer than {LEAST_SAMPLES} samples show nothing"
+            said = f"{check.why}, beyond the limit, but not shown to be: {why if key in p_values else few}"
+            yield key, replace(check, verdict=Verdict.INCONCLUSIVE, why=said)
+
+
+def _independent(old: Score, new: Score) -> tuple[float, float, float, float]:
+    """How many samples both, the first, the second and neither get right, where the two are independent."""
+    first, second = (s.value if s.higher_is_better else 1 - s.value for s in (old, new) if s.value is not None)
+    n = old.samples
+    return n * first * second, n * first * (1 - second), n * (1 - first) * second, n * (1 - first) * (1 - second)
 
 
 def _incomparable(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
@@ -108,7 +151,7 @@ def _incomparable(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) 
     return ""
 
 
-def _scores(results: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
+def _scores(results: Mapping[str, Any]) -> dict[Key, Score]:
     """The metric, the recall of each class and the metric on each slice, by kind and name."""
     metric = results["metric"]
     kind = {"unit": metric["unit"], "higher_is_better": metric["higher_is_better"]}
@@ -183,7 +226,8 @@ def _runtimes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[dict[s
 
 
 def _floors(found: Mapping[str, Any]) -> dict[str, str | None]:
-    floors = {found["runtime"]["name"]: found["runtime"].get("minimum")}
+    runtime = found["runtime"]
+    floors: dict[str, str | None] = {runtime["name"]: runtime.get("minimum"), **runtime.get("minimums", {})}
     for target in found["targets"]:
         floors |= {f"{r['name']} on {target['id']}": r["minimum"] for r in target["runtimes"]}
     return floors

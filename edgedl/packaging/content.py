@@ -12,6 +12,7 @@ sbom.cdx.json         the bill of materials, CycloneDX
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedl import artifacts, worker
+from edgedl.contract.op_versions import floors
 from edgedl.errors import EdgedlError, InputError
 from edgedl.packaging import bom, card, golden, interface, manifest, results
 from edgedl.packaging.card import Card
@@ -62,7 +64,7 @@ def make(sources: Sources, said: Callable[[str], None]) -> Content:
         name=sources.name,
         version=sources.version or FIRST,
         golden=_write_golden(ours, runtimes, inputs, folder, said),
-        runtime={"name": runtimes[0][0].name, "version": runtimes[0][1], "minimum": None},
+        runtime=_runtime(*runtimes[0], floors(info)),
         targets=sources.targets,
         results=results.summary(report) if report else None,
         card=sources.card,
@@ -73,6 +75,12 @@ def make(sources: Sources, said: Callable[[str], None]) -> Content:
     manifest.write(bom.build(value), folder / bom.FILE)
     (folder / card.FILE).write_text(card.render(value), encoding="utf-8")
     return Content(folder=folder, manifest={**value, "files": manifest.hashes(folder)})
+
+
+def _runtime(runtime: AgentRuntime, version: str, minimums: Mapping[str, str | None]) -> dict[str, Any]:
+    """What gave the golden outputs, and from which release on the runtimes of the format have every operator."""
+    name = runtime.name
+    return {"name": name, "version": version, "minimum": minimums.get(name), "minimums": dict(minimums)}
 
 
 def _completed(artifact: Artifact, inputs: Inputs, labels: Path | None) -> Artifact:
@@ -126,7 +134,7 @@ def _write_facts(artifact: Artifact, content: Path, report: Path | None) -> None
     steps = {"preprocessing": to_json(lineage.preprocessing), "embedded": to_json(lineage.embedded)}
     manifest.write(steps, content / manifest.PREPROCESSING)
     if report:
-        shutil.copyfile(report, content / manifest.REPORT)
+        manifest.write(json.loads(report.read_text(encoding="utf-8")), content / manifest.REPORT)
 
 
 def _write_golden(

@@ -24,7 +24,7 @@ from edgedl.validation.evaluate import Setting
 
 SAMPLES = 4
 INPUT_BYTES = 16_000  # of all samples together, unless one alone is larger: they travel in every app
-CANDIDATES = 64  # drawn where fewer samples fit, to take those that compress best
+CANDIDATES, CANDIDATE_BYTES = 1000, 16_000_000  # most drawn where fewer samples fit, to take those that compress best
 LEVELS = 16  # of a random input, evenly over its range: small in an app store's download
 EIGHT_BIT = (
     2 / 127
@@ -97,9 +97,11 @@ def from_data(artifact: Artifact, source: str, seed: int) -> Inputs:
         bound = data.bind(data.prepare(few, left, names), artifact.inputs, artifact.outputs)
         return {spec.name: np.load(bound.inputs[spec.name], mmap_mode="r") for spec in artifact.inputs}
 
-    fed = _fed(artifact, drawn(SAMPLES))
+    few, raw = drawn(SAMPLES), {name: np.load(dataset.arrays[name], mmap_mode="r") for name in names}
+    fed = _fed(artifact, few)
     if len(next(iter(fed.values()))) < min(SAMPLES, dataset.count):
-        fed = _fed(artifact, _smallest_first(drawn(CANDIDATES)))
+        sample_bytes = max(sum(a[:1].nbytes for a in side.values()) for side in (few, raw))
+        fed = _fed(artifact, _smallest_first(drawn(max(SAMPLES, min(CANDIDATES, CANDIDATE_BYTES // sample_bytes)))))
     return Inputs(
         arrays=fed,
         source="data",
@@ -109,9 +111,9 @@ def from_data(artifact: Artifact, source: str, seed: int) -> Inputs:
 
 
 def _smallest_first(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The samples in the order of what zlib makes of them."""
-    counts = range(len(next(iter(arrays.values()))))
-    sizes = [sum(len(zlib.compress(np.ascontiguousarray(a[i]).tobytes())) for a in arrays.values()) for i in counts]
+    """The samples in the order of what zlib makes of them as they are stored."""
+    stored = [_small(np.ascontiguousarray(a)) for a in arrays.values()]
+    sizes = [sum(len(zlib.compress(a[i].tobytes())) for a in stored) for i in range(len(stored[0]))]
     order = np.argsort(sizes, kind="stable")
     return {name: a[order] for name, a in arrays.items()}
 

@@ -68,7 +68,7 @@ def _values(wrapped: Wrapper, told: Mapping[str, Any]) -> dict[str, str]:
         "NAME": wrapped.name,
         "MODULE": module_name(wrapped.name),
         "MODEL": wrapped.model,
-        "RUNTIME": RUNTIME_VERSION,
+        "RUNTIME": wrapping.runtime_release(told, "onnxruntime", RUNTIME_VERSION),
         "ACCELERATOR": "coreML" if kinds & {"gpu", "npu"} else "cpu",
         "PREDICT": _predict(wrapped),
         "OUTPUTS": _outputs(wrapped) if len(wrapped.outputs) > 1 else "",

@@ -108,8 +108,9 @@ def _target(target: Target, format_: str) -> dict[str, Any]:
 
 
 def write(value: Any, path: Path) -> None:
-    """JSON as every file of a package has it."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    """JSON as every file of a package has it: on one line, since it travels in every app."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def locate(tree: Path) -> tuple[Path | None, list[str]]:

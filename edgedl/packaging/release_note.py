@@ -78,7 +78,7 @@ def _signed(check: Mapping[str, Any]) -> str:
 
 def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
-        yield f"Oldest runtime, {row['name']}: {row['before'] or 'not known'} to {row['after'] or 'not known'}."
+        yield f"Oldest runtime, {row['name']}: {row['before'] or 'none known'} to {row['after'] or 'none known'}."
 
 
 def _ops(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -31,9 +31,13 @@ RESERVED = wrapping.words("""
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What runs a format in a browser: its id in the profile, npm package, module of ours, and what it takes."""
+    """What runs a format in a browser: its id in the profile, npm package, module of ours, and what it takes.
+
+    `kernels` is the runtime whose releases have the same numbers and operators, where there is one.
+    """
 
     id: str
+    kernels: str = ""
     package: str
     engine: str
     limits: Limits
@@ -48,6 +52,7 @@ RUNTIMES = {
     ),
     "onnx": Runtime(
         id="onnxruntime-web",
+        kernels="onnxruntime",
         package="onnxruntime-web",
         engine="engine_onnx.js",
         limits=Limits(runtime="onnxruntime-web", dtypes=tuple(ARRAYS), free_batch=True),
@@ -92,7 +97,8 @@ def _package(told: Mapping[str, Any], runtime: Runtime) -> dict[str, Any]:
             f"--name: {told['name']!r} is no name for npm, which takes lower-case letters, digits and _ . -; see --name"
         )
         raise InputError(message)
-    minimum = next(r.minimum for r in targets.load(PROFILE).runtimes if r.name == runtime.id)
+    usual = next(r.minimum for r in targets.load(PROFILE).runtimes if r.name == runtime.id)
+    minimum = wrapping.runtime_release(told, runtime.kernels, usual)
     package = {
         "name": told["name"],
         "version": told["version"],

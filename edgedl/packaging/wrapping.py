@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedl.contract.op_versions import newest
 from edgedl.errors import InputError, UnsupportedError
 
 FOLDER = Path(__file__).parent / "templates"
@@ -102,6 +103,11 @@ def notes(manifest: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
         "try selfTest() first, or export with edgedl, which fixes it"
         for name in free
     )
+
+
+def runtime_release(manifest: Mapping[str, Any], runtime: str, *others: str | None) -> str:
+    """The release of a runtime that an app should have at least: what the model needs, and no older than `others`."""
+    return newest([manifest["runtime"]["minimums"].get(runtime), *others])
 
 
 def camel_case(name: str) -> str:

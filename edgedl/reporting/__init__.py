@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from edgedl.errors import InputError
 from edgedl.reporting import junit, page, text, views
 from edgedl.types import Check, Method, Report, Verdict, to_json
 
-__all__ = ["as_json", "junit", "page", "read", "text", "write"]
+__all__ = ["as_json", "checks_from_json", "junit", "page", "read", "text", "write"]
 
 
 def as_json(reports: Report | Sequence[Report], *, details: bool = False) -> dict[str, Any]:
@@ -53,13 +53,16 @@ def read(path: Path) -> list[Report]:
         raise InputError(message) from e
 
 
+def checks_from_json(found: Iterable[Mapping[str, Any]]) -> tuple[Check, ...]:
+    """The checks that were written as JSON."""
+    kinds = ((check, Method(check["method"]), Verdict(check["verdict"])) for check in found)
+    return tuple(Check(**{**check, "method": method, "verdict": verdict}) for check, method, verdict in kinds)
+
+
 def _report(found: dict[str, Any]) -> Report:
-    checks = [
-        Check(**{**check, "method": Method(check["method"]), "verdict": Verdict(check["verdict"])})
-        for check in found["checks"]
-    ]
     head = {key: found[key] for key in ("artifact", "reference", "data")}
-    return Report(**head, targets=tuple(found["targets"]), checks=tuple(checks), details=found.get("details", {}))
+    checks = checks_from_json(found["checks"])
+    return Report(**head, targets=tuple(found["targets"]), checks=checks, details=found.get("details", {}))
 
 
 def _one(report: Report, details: bool) -> dict[str, Any]:

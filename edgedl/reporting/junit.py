@@ -24,7 +24,7 @@ def render(
     case. `on_inconclusive` is one for all reports, or one each. The failure's `type` is the verdict.
     """
     many = [reports] if isinstance(reports, Report) else list(reports)
-    root = ElementTree.Element("testsuites", name="edgedl validate")
+    root = ElementTree.Element("testsuites", name="edgedl")
     totals = {"tests": 0, "failures": 0, "skipped": 0}
     each = [on_inconclusive] * len(many) if isinstance(on_inconclusive, str) else on_inconclusive
     for report, lenient in zip(many, each, strict=True):
@@ -38,7 +38,8 @@ def render(
 
 def _suite(report: Report, on_inconclusive: OnInconclusive) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name=_clean(report.artifact))
-    facts = {"reference": report.reference, "data": report.data, "verdict": report.verdict.value}
+    compared = {"reference": report.reference, "data": report.data}
+    facts = {key: value for key, value in compared.items() if value} | {"verdict": report.verdict.value}
     info = [check for check in report.checks if check.verdict is Verdict.INFO]
     facts |= {_title(check): f"{_measured(check)} ({check.method.value})" for check in info}
     properties = ElementTree.SubElement(suite, "properties")

@@ -121,11 +121,13 @@ def readme(name: str, found: Mapping[str, Any], arena: int) -> str:
     upper, model = name.upper(), f"{name}_model"
     rows = (f"{name}_golden_input_{i}[sample]" for i in range(len(found["inputs"])))
     fill = [f"    memcpy(interpreter.input({i})->data.raw, {row}, sizeof {row});" for i, row in enumerate(rows)]
+    release = found["runtime"]["minimums"].get("tflm")
+    needed = f"\n- TFLM: as in tflite-micro {release} of PyPI, or newer." if release else ""
     check = [line for i, spec in enumerate(found["outputs"]) for line in _check(name, i, TYPES[spec["dtype"]])]
     return f"""# {found["name"]} {found["version"]} for microcontrollers
 Compile `{model}.c` into the firmware and `{name}_golden.c` into its test; both are constants and stay in flash.
 - Flash: {found["artifact"]["size_bytes"]:,} bytes for the model, and the code of {len(found["ops"])} operators.
-- RAM: an arena of {arena:,} bytes ({ARENA_NOTE}).
+- RAM: an arena of {arena:,} bytes ({ARENA_NOTE}).{needed}
 
 ```cpp
 #include <string.h>

@@ -10,7 +10,7 @@ keyword_model-1.2.0.dist-info/
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ INNER = "_edgedl"
 IMPORT = re.compile(r"^(\s*)from edgedl(\.[\w.]+)? import ", re.MULTILINE)
 PRERELEASES = re.compile(r"(alpha|a|beta|b|rc|dev)\.?(\d+)")
 SHORT = {"alpha": "a", "beta": "b"}
-EXTRAS = {
+EXTRAS = {  # runtimes of a format: the distribution of each, and what it needs that it does not say itself
     "tflite": {"litert": ["ai-edge-litert"], "tflite-runtime": ["tflite-runtime", "numpy<2"]},
     "onnx": {"onnxruntime": ["onnxruntime"]},
 }
@@ -45,7 +45,8 @@ class PythonPackager:
             path = tree / place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        return Layout(file=f"{module}-{version}-py3-none-any.whl", content=f"{module}/content")
+        file = f"{module}-{version}-py3-none-any.whl"
+        return Layout(file=file, content=f"{module}/content", notes=tuple(_notes(found)))
 
 
 def module_name(name: str) -> str:
@@ -94,9 +95,26 @@ def _license() -> str:
     return found or (EDGEDL.parent / "LICENSE").read_text(encoding="utf-8")
 
 
+def _extras(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What each runtime that runs the model is installed by, from the release on that has its operators."""
+    minimums = found["runtime"]["minimums"]
+    extras = {}
+    for name, (package, *more) in EXTRAS[found["artifact"]["format"]].items():
+        if minimum := minimums.get(name, ""):
+            package += f">={minimum}"
+        if minimum is not None:
+            extras[name] = [package, *more]
+    return extras
+
+
+def _notes(found: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(EXTRAS[found["artifact"]["format"]].keys() - _extras(found).keys()):
+        yield f"python: no release of {name} has every operator of the model, and the wheel has no extra for it"
+
+
 def _metadata(module: str, version: str, found: Mapping[str, Any]) -> dict[str, str]:
     """The files of the .dist-info; RECORD is written with the archive."""
-    extras = EXTRAS[found["artifact"]["format"]]
+    extras = _extras(found)
     lines = [
         "Metadata-Version: 2.4",
         f"Name: {module.replace('_', '-')}",

@@ -21,7 +21,7 @@ DTYPES = {"float": "float32", "double": "float64"}
 def describe(path: str) -> ArtifactInfo:
     """Inputs, outputs and metadata; ops and weight bytes of an .onnx file too. Raises InputError: not such a file.
 
-    `metadata` has output_steps beside what the file carries, see `_output_steps`.
+    `metadata` has output_steps, see `_output_steps`, and ir_version, beside what the file carries.
     """
     session = _session(path)
     custom = dict(session.get_modelmeta().custom_metadata_map)
@@ -38,7 +38,8 @@ def describe(path: str) -> ArtifactInfo:
         outputs=tuple(_spec(v, quantization) for v in session.get_outputs()),
         ops=_ops(model) if model else (),
         weight_bytes=_weight_bytes(model) if model else {},
-        metadata=metadata | {"output_steps": _output_steps(model) if model else {}},
+        metadata=metadata
+        | {"output_steps": _output_steps(model) if model else {}, "ir_version": model.ir_version if model else None},
     )
 
 

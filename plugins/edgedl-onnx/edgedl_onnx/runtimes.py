@@ -10,6 +10,7 @@ ONNXRUNTIME = AgentRuntime(
     module="onnxruntime",
     install="pip install onnxruntime",
     describe="edgedl_onnx.describe:describe",
+    inner="edgedl_onnx.inner:outputs",
     figures="edgedl_onnx.mobile:figures",
     figures_for=("nnapi", "coreml"),
 )

@@ -25,7 +25,9 @@ def test_describe_says_what_is_in_the_file(export):
     assert len(image.zero_point) == 1
     assert info.outputs[0].scale == (1 / 256,)
     assert info.outputs[0].zero_point == (-128,)
-    assert info.metadata == {"scheme": "static_wi8_ai8", "labels": ["a", "b"], "output_steps": {}}
+    model = onnx.load(export("cnn", "static_wi8_ai8", io="int8", labels=("a", "b")).path)
+    said = {"scheme": "static_wi8_ai8", "labels": ["a", "b"], "output_steps": {}, "ir_version": model.ir_version}
+    assert info.metadata == said
     assert [o.name for o in info.ops].count("Conv") == 3
     assert {o.version for o in info.ops} == {17}
     assert info.weight_bytes["int8"] >= 16 * (27 + 9 + 144 + 10)

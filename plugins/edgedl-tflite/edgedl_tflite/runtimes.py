@@ -8,6 +8,7 @@ LITERT = AgentRuntime(
     module="ai_edge_litert.interpreter",
     install="pip install ai-edge-litert",
     describe="edgedl_tflite.describe:describe",
+    inner="edgedl_tflite.inner:outputs",
 )
 TFLITE_RUNTIME = AgentRuntime(
     name="tflite-runtime",

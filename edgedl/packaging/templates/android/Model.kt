@@ -8,7 +8,7 @@ import java.io.Closeable
 class __MODEL__ internal constructor(private val runner: Runner) : Closeable {
     /** The model in the app, on this [accelerator]; where LiteRT refuses it, on the CPU, and [fallback] says why. */
     constructor(context: Context, accelerator: Accelerator = Accelerator.__ACCELERATOR__) :
-        this(Runner(Files(context.assets, "__ASSETS__"), accelerator))
+        this(Runner(context.assets, "__ASSETS__", accelerator))
 
     /** What runs the model. */
     val accelerator: Accelerator get() = runner.accelerator

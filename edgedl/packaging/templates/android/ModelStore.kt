@@ -9,7 +9,7 @@ import java.io.File
  * outputs, self-test on this device) before it is swapped in, and the swap is one rename.
  */
 class ModelStore(context: Context) {
-    private val store = Store(context.filesDir, Files(context.assets, "__ASSETS__"), "__KEY__")
+    private val store = Store(context.filesDir, context.assets, "__ASSETS__", "__KEY__")
 
     /** Why the last [open] gave the model in the app although another is installed, else null. */
     val fallback: String? get() = store.fallback

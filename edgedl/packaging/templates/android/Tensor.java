@@ -4,7 +4,6 @@ import com.google.ai.edge.litert.TensorBuffer;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import org.json.JSONArray;
-import org.json.JSONException;
 import org.json.JSONObject;
 
 /** One input or output of the model, as the manifest has it; shape without the batch. */
@@ -16,7 +15,7 @@ final class Tensor {
   final float scale;
   final int zeroPoint;
 
-  Tensor(JSONObject json) throws JSONException {
+  Tensor(JSONObject json) throws Exception {
     name = json.getString("name");
     type = json.getString("dtype");
     JSONArray sizes = json.getJSONArray("shape");
