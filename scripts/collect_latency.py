@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from edgedl.latency.figures import FIGURES, LAYERS, Figure
 
@@ -34,7 +35,7 @@ ZOO_FILES = {
 }
 # Rows that name another board than the description of the system they are filed under:
 # mlcommons/tiny_results_v1.0:closed/OctoML/systems/system_description_NRF5340DK_microtvm_cmsis_nn.json
-MISFILED = {"NRF5340-DK": {"board": "NRF5340-DK", "core": "cortex-m33", "clock_hz": 128e6}}
+MISFILED: dict[str, dict[str, Any]] = {"NRF5340-DK": {"board": "NRF5340-DK", "core": "cortex-m33", "clock_hz": 128e6}}
 
 
 def collect(folder: Path) -> None:
