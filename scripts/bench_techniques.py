@@ -105,13 +105,16 @@ def _smaller(training: Any) -> Iterator[Technique]:
         {"method": "pcqat", "training": training(1)},
     )
     taught = {**training(4), "learning_rate": 1e-3, "batch_size": 64, "schedule": "cosine", "distill": {"alpha": 1}}
-    half_macs: tuple[Step, ...] = (
-        {"kind": "prune", "method": "dead"},
-        {"kind": "prune", "method": "channels", "goal": {"macs": 0.5}, "importance": "taylor", "training": taught},
-    )
-    yield _ours("channels", "half of the MACs + int8", *half_macs, scheme="int8")
+    yield Technique(group="channels", tool="edgedl", name="recipe channels-50 + int8", recipe="channels-50")
+    half_macs = {"goal": {"macs": 0.5}, "importance": "taylor", "iterations": 5, "multiple": 4, "training": taught}
     aware = {"kind": "quantize", "training": {**training(1), "distill": {"alpha": 1}}}
-    yield _ours("channels", "half of the MACs, quantize, trained", *half_macs, aware)
+    yield _ours(
+        "channels",
+        "half of the MACs, quantize, trained",
+        {"kind": "prune", "method": "dead"},
+        {"kind": "prune", "method": "channels", **half_macs},
+        aware,
+    )
 
 
 def _recipes() -> Iterator[Technique]:

@@ -166,6 +166,21 @@ def test_sparsity_removes_its_share(scope, iterations):
     assert told[-1].startswith("recipe: step 1 (prune): 10 of 20 channels removed")
 
 
+@pytest.mark.parametrize(("goal", "left"), [(0.34, 6), (0.06, 3), (0.02, 1)])
+def test_a_layer_of_little_importance_keeps_a_share_of_its_channels(goal, left):
+    """A quarter, or an eighth, or one, as far as the goal can be reached otherwise."""
+    image = keras.Input((8, 8, 4))
+    layers = [K.Conv2D(24, 1, name=name, use_bias=False) for name in ("faint", "loud")]
+    model = keras.Sequential([image, *layers, K.Conv2D(4, 1)])
+    kernel = model.get_layer("faint").get_weights()[0]
+    model.get_layer("faint").set_weights([kernel * np.where(np.arange(24) > 0, np.float32(1e-3), 1)])
+
+    new, _ = run(model, goal={"macs": goal})
+
+    assert new.get_layer("faint").filters == left
+    assert macs(new) <= goal * macs(model)
+
+
 def test_channels_go_in_multiples():
     image = keras.Input((8, 8, 16))
     model = keras.Sequential([image, K.Conv2D(16, 1, name="one"), K.Conv2D(24, 1, name="two"), K.Conv2D(8, 1)])

@@ -7,6 +7,7 @@ section 3.2; Li and Wang et al., arXiv:2007.02491, for the statistics).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from edgedl.types import Array
 
+FLOORS = (1 / 4, 1 / 8, 0.0)  # of a layer's channels: the first that lets the goal be reached holds
 Families = list[tuple[tuple[str, ...], Any]]  # layers that lose channels together, and their groups
 Share = Annotated[float, Within("(0, 1)")]
 
@@ -56,7 +58,8 @@ class Options:
     """Either `goal`, or `sparsity`: the share of the removable channels that goes.
 
     `scope` global ranks all channels together, layer takes the same share of each family of layers. `iterations` is in
-    how many steps; between them, with `training`, `between` passes over the data. `minimum` channels stay in a layer.
+    how many steps; between them, with `training`, `between` passes over the data. `minimum` channels stay in a layer,
+    and a quarter while the others can give, then an eighth: an estimate of importance must not close a layer.
     Channels go `multiple` at a time where they are tied alike: integer kernels work on 4, 8 or 16 at once.
     `per_cost` ranks towards a goal by importance per MAC (or parameter) saved; None: with taylor, which is a loss.
     """
@@ -104,6 +107,7 @@ class _Run:
         self.before = Costs.of(model, groups).of_choice(np.ones(groups.count, bool))
         self.chosen = self._chosen(groups)
         self.sizes = {names: len(ids) for names, ids in self._candidates(groups)}
+        self.widths = {name: len(use.outputs) for name, use in groups.sources().items()}
         self.checkpoint = _Checkpoint(context.folder)
 
     def done(self) -> keras.Model:
@@ -179,21 +183,33 @@ class _Run:
 
     def _keep(self, groups: Groups, values: Array, found: Families, progress: float) -> Array:
         """Which groups stay after an iteration, a mask (groups.count,); `progress` is the share of the way."""
+        for floor in FLOORS[:-1]:
+            try:
+                return self._kept(groups, values, found, progress, floor)
+            except InputError:
+                continue
+        return self._kept(groups, values, found, progress, FLOORS[-1])
+
+    def _kept(self, groups: Groups, values: Array, found: Families, progress: float, floor: float) -> Array:
+        """The same with `floor` of each layer's first channels held."""
+        left = _Left(groups, np.ones(groups.count, bool), self._least(floor), self.options.multiple)
         if self.options.goal is not None:
-            return self._towards_goal(groups, values, found, self.options.goal, progress)
+            self._towards_goal(groups, values, found, self.options.goal, progress, left)
+            return left.keep
         share = float(self.options.sparsity or 0) * progress
-        keep = np.ones(groups.count, bool)
         if self.options.scope == "layer":
             for names, ids in found:
-                self._drop_share(groups, values, keep, ids, self.sizes[names], share)
+                self._drop_share(values, left, ids, self.sizes[names], share)
         else:
             ids = np.concatenate([ids for _, ids in found])
-            self._drop_share(groups, values, keep, ids, sum(self.sizes.values()), share)
-        return keep
+            self._drop_share(values, left, ids, sum(self.sizes.values()), share)
+        return left.keep
 
-    def _drop_share(self, groups: Groups, values: Array, keep: Array, ids: Array, size: int, share: float) -> None:
+    def _least(self, floor: float) -> dict[str, int]:
+        return {name: max(self.options.minimum, math.ceil(floor * width)) for name, width in self.widths.items()}
+
+    def _drop_share(self, values: Array, left: _Left, ids: Array, size: int, share: float) -> None:
         """Drop the least important of `ids` in place, until `share` of the `size` there were at first are gone."""
-        left = _Left(groups, keep, self.options.minimum, self.options.multiple)
         wanted = round(size * share) - (size - len(ids))
         dropped = 0
         for group in ids[np.argsort(values[ids], kind="stable")]:
@@ -207,28 +223,29 @@ class _Run:
             )
             raise InputError(message)
 
-    def _towards_goal(self, groups: Groups, values: Array, found: Families, goal: Goal, progress: float) -> Array:
+    def _towards_goal(
+        self, groups: Groups, values: Array, found: Families, goal: Goal, progress: float, left: _Left
+    ) -> None:
+        """Drop in place until the goal is reached, as far as `progress` asks. Raises InputError where it cannot be."""
         costs = Costs.of(self.model, groups)
         limits = [
             np.inf if share is None else before * (1 - progress * (1 - share))
             for before, share in zip(self.before, (goal.macs, goal.parameters), strict=True)
         ]
-        keep = np.ones(groups.count, bool)
-        left = _Left(groups, keep, self.options.minimum, self.options.multiple)
         ranked = values
         per_cost = self.options.importance == "taylor" if self.options.per_cost is None else self.options.per_cost
         if per_cost:
-            saved = costs.saved(keep)[0 if goal.macs is not None else 1]
+            saved = costs.saved(left.keep)[0 if goal.macs is not None else 1]
             ranked = values / np.maximum(saved, 1)
         queue = self._queue(found, ranked)
         for group in queue:
-            now = costs.of_choice(keep)
+            now = costs.of_choice(left.keep)
             if all(n <= limit for n, limit in zip(now, limits, strict=True)):
-                return keep
+                return
             left.drop(int(group))
-        now = costs.of_choice(keep)
+        now = costs.of_choice(left.keep)
         if all(n <= limit for n, limit in zip(now, limits, strict=True)):
-            return keep
+            return
         least = [round(n / b, 3) if b else 0 for n, b in zip(now, self.before, strict=True)]
         message = (
             f"{self.where}: the goal would leave layer {left.blocking!r} fewer than {self.options.minimum} channels; "
@@ -261,7 +278,7 @@ class _Left:
 
     groups: Groups
     keep: Array
-    minimum: int
+    least: dict[str, int]
     multiple: int
     blocking: str = ""
     counts: dict[str, int] = field(default_factory=dict)
@@ -286,7 +303,7 @@ class _Left:
         if len(waiting) < self.multiple:
             return 0
         dropped, self.waiting[homes] = list(waiting), []
-        short = next((n for n, times in homes if self.counts[n] - times * len(dropped) < self.minimum), None)
+        short = next((n for n, times in homes if self.counts[n] - times * len(dropped) < self.least[n]), None)
         if short is not None:
             self.blocking = short
             return 0
