@@ -12,31 +12,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from reported import CHECKS, a_check
 from rich.console import Console
 
 from edgedl import reporting
 from edgedl.errors import InputError
 from edgedl.reporting import junit, page, text
-from edgedl.types import Check, Method, Report, Verdict
+from edgedl.types import Report, Verdict
 
-
-def _check(name, measured=None, verdict=Verdict.INFO, method=Method.STATIC, **more):
-    return Check(name=name, measured=measured, verdict=verdict, method=method, **more)
-
-
-CHECKS = (
-    _check("accuracy_reference", 0.8686, unit="fraction", low=0.859, high=0.8777),
-    _check("accuracy", 0.8660, unit="fraction", low=0.8563, high=0.8752),
-    _check(
-        "accuracy_drop", 0.0026, Verdict.PASS, unit="fraction", low=-0.0010, high=0.0062, limit=0.01, why="inside"
-    ),
-    _check("compressed_bytes", 79_159, unit="bytes"),
-    _check("size_bytes", 98_464, Verdict.FAIL, unit="bytes", limit=64_000, why="98,464 > 64,000"),
-    _check("latency_ms", None, Verdict.UNCHECKED, Method.MEASURED_DEVICE, target="nucleo-h743zi2", unit="ms", limit=5,
-           why="no board"),
-    _check("worst_class_drop", 0.02, Verdict.INCONCLUSIVE, unit="fraction", limit=0.02, why="needs 3,000 samples"),
-    _check("instructions", 450_387, unit="count", method=Method.EMULATED),
-)  # fmt: skip
 DETAILS = {"accuracy": {"samples": 5000}, "notes": ["calibrated on other samples"]}
 
 
@@ -117,7 +100,7 @@ def test_tables_put_the_worst_first_and_say_why():
 
 
 def test_tables_do_not_read_names_as_markup():
-    printed = _printed(_report(artifact="[bold]x[/bold].tflite", checks=[_check("[red]odd", 1.0)], details={}))
+    printed = _printed(_report(artifact="[bold]x[/bold].tflite", checks=[a_check("[red]odd", 1.0)], details={}))
     assert "[bold]x[/bold].tflite" in printed
     assert "[red]odd" in printed
     assert "NOT JUDGED, no limit was set" in printed
@@ -158,7 +141,7 @@ def test_junit_treats_inconclusive_as_the_command_does(choice, tag):
 
 
 def test_junit_survives_what_xml_cannot_hold():
-    broken = _check("a<b&c", 1.0, Verdict.FAIL, why='"x" < \x1b[31m\x00 & y')
+    broken = a_check("a<b&c", 1.0, Verdict.FAIL, why='"x" < \x1b[31m\x00 & y')
     case = next(_xml([_report([broken], artifact="<&>.tflite"), _report()]).iter("testcase"))
     assert case.get("classname") == "<&>.tflite"
     assert case.find("failure").get("message") == 'fail: "x" < \ufffd[31m\ufffd & y'
@@ -208,7 +191,7 @@ def test_read_refuses_another_file(tmp_path, content):
 
 
 def test_as_json_without_details_is_the_contract_of_validate():
-    found = reporting.as_json(dataclasses.replace(_report(), checks=(_check("max_abs", math.inf),)))
+    found = reporting.as_json(dataclasses.replace(_report(), checks=(a_check("max_abs", math.inf),)))
     assert list(found) == ["verdict", "artifact", "reference", "data", "targets", "checks"]
     assert list(found["checks"][0]) == [
         "name", "target", "measured", "low", "high", "limit", "unit", "method", "verdict", "why",

@@ -7,31 +7,15 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from reported import CHECKS, a_check
 
 from edgedl.errors import InputError
 from edgedl.reporting import figures, page, views
-from edgedl.types import Check, Method, Report, Verdict
+from edgedl.types import Report, Verdict
 
 LABELS = ("cat", "dog", "frog")
 
 
-def _check(name, measured=None, verdict=Verdict.INFO, method=Method.STATIC, **more):
-    return Check(name=name, measured=measured, verdict=verdict, method=method, **more)
-
-
-CHECKS = (
-    _check("accuracy_reference", 0.8686, unit="fraction", low=0.859, high=0.8777),
-    _check("accuracy", 0.8660, unit="fraction", low=0.8563, high=0.8752),
-    _check(
-        "accuracy_drop", 0.0026, Verdict.PASS, unit="fraction", low=-0.0010, high=0.0062, limit=0.01, why="inside"
-    ),
-    _check("compressed_bytes", 79_159, unit="bytes"),
-    _check("size_bytes", 98_464, Verdict.FAIL, unit="bytes", limit=64_000, why="98,464 > 64,000"),
-    _check("latency_ms", None, Verdict.UNCHECKED, Method.MEASURED_DEVICE, target="nucleo-h743zi2", unit="ms", limit=5,
-           why="no board"),
-    _check("worst_class_drop", 0.02, Verdict.INCONCLUSIVE, unit="fraction", limit=0.02, why="needs 3,000 samples"),
-    _check("instructions", 450_387, unit="count", method=Method.EMULATED),
-)  # fmt: skip
 SCORES = {"precision": 0.9, "recall": 0.8, "f1": 0.85}
 DETAILS = {
     "metric": {"name": "accuracy", "unit": "fraction", "higher_is_better": True, "output": "softmax"},
@@ -202,7 +186,7 @@ def test_page_leaves_out_the_section_of_a_missing_key(key):
 
 
 def test_page_of_a_report_without_limit_or_details_claims_no_pass():
-    found = _Page(page.render(_report([_check("size_bytes", 812.0, unit="bytes")], details={})))
+    found = _Page(page.render(_report([a_check("size_bytes", 812.0, unit="bytes")], details={})))
     assert "Not judged" in found.text
     assert "✓" not in found.text
     assert not any(heading in found.text for heading in SECTIONS.values())
@@ -229,7 +213,7 @@ def test_page_escapes_what_others_wrote():
         "notes": [evil],
         "machine": {evil: evil},
     }
-    checks = [*CHECKS, _check("x_drop", 0.1, unit="fraction", why=evil, target=evil)]
+    checks = [*CHECKS, a_check("x_drop", 0.1, unit="fraction", why=evil, target=evil)]
     found = _Page(page.render(_report(checks, details, artifact=evil, reference=evil, data=evil, targets=(evil,))))
     assert "script" not in {tag for tag, _ in found.tags}
     assert found.text.count(evil) >= 8
@@ -281,7 +265,7 @@ def test_page_gives_no_ratio_between_unlike_latencies():
 
 @pytest.mark.parametrize("limit", [None, 0.01])
 def test_page_explains_the_limit_where_there_is_one(limit):
-    check = _check("accuracy_drop", 0.1, unit="fraction", limit=limit)
+    check = a_check("accuracy_drop", 0.1, unit="fraction", limit=limit)
     assert ("outside the limit" in page.render(_report([check], {}))) == (limit is not None)
 
 
@@ -296,8 +280,8 @@ def test_page_goes_by_role_where_entries_have_one():
 def test_page_shows_figures_that_are_not_finite_as_missing():
     infinite = {"low": -math.inf, "high": math.inf}
     checks = [
-        _check("accuracy_drop", math.nan, Verdict.FAIL, unit="fraction", limit=0.01, **infinite),
-        _check("mae_drop", 1.0, **infinite),
+        a_check("accuracy_drop", math.nan, Verdict.FAIL, unit="fraction", limit=0.01, **infinite),
+        a_check("mae_drop", 1.0, **infinite),
     ]
     html = page.render(_report(checks, {"parity": [{"max_abs": math.inf}]}))
     found = _Page(html).text

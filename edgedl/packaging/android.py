@@ -131,7 +131,7 @@ def _predict(wrapped: Wrapper) -> str:
     """`predict` for samples, and for plain arrays where the app need not say their shape."""
     single = len(wrapped.inputs) == 1
     names = ["input"] if single else [tensor.name for tensor in wrapped.inputs]
-    doc = f"    /** {_doc(wrapped)} */"
+    doc = f"    /** {wrapping.described(wrapped)} */"
     found = []
     if wrapped.steps:
         given = ", ".join(f"{name}: Sample" for name in names)
@@ -164,13 +164,6 @@ def _result(wrapped: Wrapper, samples: str) -> str:
         return f"FloatArray = runner.predict({samples})[0]"
     values = ", ".join(f"it[{i}]" for i in range(len(wrapped.outputs)))
     return f"{wrapped.results} = runner.predict({samples}).let {{ {wrapped.results}({values}) }}"
-
-
-def _doc(wrapped: Wrapper) -> str:
-    before = f"After {wrapping.shown_steps(wrapped)}: one" if wrapped.steps else "One"
-    inputs = " and ".join(wrapping.shown_shape(t) for t in wrapped.inputs)
-    outputs = " and ".join(wrapping.shown_shape(t) for t in wrapped.outputs)
-    return f"{before} sample of {inputs} values. Gives {outputs} values."
 
 
 def _outputs(wrapped: Wrapper) -> str:

@@ -103,7 +103,7 @@ def _function(wrapped: Wrapper, type_: str, samples: list[str]) -> str:
     else:
         parts = [f"{t.name}: found[{name}] ?? []" for t, name in zip(wrapped.outputs, names, strict=True)]
         result, value = wrapped.results, f"{wrapped.results}({', '.join(parts)})"
-    return f"""    /// {_doc(wrapped)}
+    return f"""    /// {wrapping.described(wrapped)}
     public func predict({given}) throws -> {result} {{
         let found = try runner.predict([{", ".join(samples)}])
         return {value}
@@ -115,13 +115,6 @@ def _sample(index: int, tensor: Tensor, wrapped: Wrapper) -> str:
     if wrapped.steps:
         return f"try Sample(values: {name}, shape: {list(tensor.shape)})"
     return f"try runner.sample({index}, {name})"
-
-
-def _doc(wrapped: Wrapper) -> str:
-    before = f"After {wrapping.shown_steps(wrapped)}: one" if wrapped.steps else "One"
-    inputs = " and ".join(wrapping.shown_shape(t) for t in wrapped.inputs)
-    outputs = " and ".join(wrapping.shown_shape(t) for t in wrapped.outputs)
-    return f"{before} sample of {inputs} values. Gives {outputs} values."
 
 
 def _outputs(wrapped: Wrapper) -> str:

@@ -173,3 +173,11 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
         )
         raise UnsupportedError(message)
     return tuple(dict(step) for step in steps)
+
+
+def described(wrapped: Wrapper) -> str:
+    """What `predict` takes and gives, a sentence or two."""
+    before = f"After {shown_steps(wrapped)}: one" if wrapped.steps else "One"
+    inputs = " and ".join(shown_shape(t) for t in wrapped.inputs)
+    outputs = " and ".join(shown_shape(t) for t in wrapped.outputs)
+    return f"{before} sample of {inputs} values. Gives {outputs} values."
