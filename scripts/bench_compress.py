@@ -1,6 +1,6 @@
 """Each compression technique beside its peers, on the same model, data and epochs: one table, and it as JSON.
 
-    scripts/bench compress [--model ic|kws|fashion] [--quick] [--only TEXT]... [--epochs N] [-o FOLDER]
+    scripts/bench compress [--model ic|kws|fashion|phone] [--quick] [--only TEXT]... [--epochs N] [-o FOLDER]
 
 Every line is a file that a device can run, made by processes of its own and judged on the same test samples on this
 machine. A technique or peer that is not installed is skipped, saying so. Peers are the scripts `peers/compress_*.py`;
