@@ -174,10 +174,15 @@ def _goal_met(
     goal = getattr(getattr(step.options, "goal", None), "latency", None)
     if goal is None:
         return (), ()
-    before, trouble = _exported(model)
-    if before is None:
-        message = f"{step.where}: goal latency cannot be measured: {trouble[0]}"
-        raise UnsupportedError(message)
+
+    def exported(file: ModelFile) -> Artifact:
+        artifact, trouble = _exported(file)
+        if artifact is None:
+            message = f"{step.where}: goal latency cannot be measured: {trouble[0]}"
+            raise UnsupportedError(message)
+        return artifact
+
+    before = exported(model)
 
     def override(share: float) -> str:
         return f"{number + 1}.goal={{ macs = {share} }}"
@@ -186,11 +191,7 @@ def _goal_met(
         doing.said(f"step {number + 1}: trying {share:.1%} of the MACs ...")
         tried = place / "tried.keras"
         _child(doing, number, model, original, tried, more=(override(share), f"{number + 1}.iterations=1"))
-        after, trouble = _exported(_opened(doing.request, tried))
-        if after is None:
-            message = f"{step.where}: goal latency cannot be measured: {trouble[0]}"
-            raise UnsupportedError(message)
-        now, then = _times(after, before)
+        now, then = _times(exported(_opened(doing.request, tried)), before)
         return now / then
 
     share, left = latency_goal.macs_for(goal, latency_of, step.where)

@@ -16,7 +16,7 @@ from edgedl.compression import clustering
 from edgedl.compression.clustering import Array, Coded
 from edgedl.compression.kernels import Kernel, keyed
 
-SETTLED = 0.7  # of the training: from then on it stays who has which float
+SETTLED = 0.7  # of the training: from then on no weight goes over to another float centroid
 
 
 class Values(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
+from functools import cache
 from pathlib import Path
 
 FIGURES = Path(__file__).parent / "data" / "instructions.csv"  # scripts/measure_instructions.py writes it
@@ -12,11 +13,9 @@ TRIPWIRE = "instructions are a tripwire, not a speed"
 
 def cycles_per_instruction(core: str) -> dict[str, float]:
     """By network, for a core that there are published milliseconds of the same kernels for."""
-    with FIGURES.open(encoding="utf-8", newline="") as f:
-        rows = [row for row in csv.DictReader(f) if row["core"] == core]
     return {
         row["model"]: float(row["latency_ms"]) * 1e-3 * float(row["clock_hz"]) / int(row["instructions"])
-        for row in rows
+        for row in _rows(core)
     }
 
 
@@ -25,10 +24,15 @@ def beside(core: str) -> str:
     found = cycles_per_instruction(core)
     if not found:
         return f"{TRIPWIRE}: no published milliseconds of the same kernels on a {core} to set them beside"
-    with FIGURES.open(encoding="utf-8", newline="") as f:
-        published = next(row["published"] for row in csv.DictReader(f) if row["core"] == core)
+    published = _rows(core)[0]["published"]
     low, middle, high = min(found.values()), statistics.median(found.values()), max(found.values())
     return (
         f"{TRIPWIRE}: published times of {len(found)} networks of MLPerf Tiny ({published}) are "
         f"{low:.2f} to {high:.2f} cycles an instruction on a {core}, median {middle:.2f}"
     )
+
+
+@cache
+def _rows(core: str) -> list[dict[str, str]]:
+    with FIGURES.open(encoding="utf-8", newline="") as f:
+        return [row for row in csv.DictReader(f) if row["core"] == core]
