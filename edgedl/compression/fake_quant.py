@@ -224,11 +224,15 @@ class Conv1D(KernelLayer, keras.layers.Conv1D):  # type: ignore[misc]
 
     def apply_linear(self, inputs: Any, kernel: Any) -> Any:
         """A convolution; a causal one is padded first."""
-        padding = self.padding
-        if padding == "causal":
-            inputs, padding = keras.ops.pad(inputs, self._compute_causal_padding()), "valid"
+        if self.padding != "causal":
+            return self.convolution_op(inputs, kernel)
         return keras.ops.conv(
-            inputs, kernel, list(self.strides), padding, self.data_format, dilation_rate=self.dilation_rate
+            keras.ops.pad(inputs, self._compute_causal_padding()),
+            kernel,
+            list(self.strides),
+            "valid",
+            self.data_format,
+            dilation_rate=self.dilation_rate,
         )
 
 

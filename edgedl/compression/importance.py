@@ -14,6 +14,7 @@ from edgedl.compression.base import Data, require_data
 from edgedl.compression.groups import KERNELS, Groups, Use
 from edgedl.errors import UnsupportedError
 from edgedl.fitting.losses import choose, packed
+from edgedl.fitting.pointwise import sampled_first
 from edgedl.fitting.samples import batches
 from edgedl.models import specs
 
@@ -56,7 +57,8 @@ def of_groups(
     taylor has no data.
     """
     if kind == "taylor":
-        values = _taylor(model, groups, require_data(data, where, "importance taylor"), seed)
+        with sampled_first(model):
+            values = _taylor(model, groups, require_data(data, where, "importance taylor"), seed)
     else:
         values = _averaged(groups, _gammas(groups) if kind == "bn_gamma" else _norms(groups))
         if kind == "bn_gamma":

@@ -20,6 +20,7 @@ from edgedl.compression.placement import Plan, plan, weights_alone
 from edgedl.compression.preservation import preserved
 from edgedl.compression.quantize import Options
 from edgedl.errors import InputError
+from edgedl.fitting.pointwise import sampled_first
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.graph import Graph
 from edgedl.models.tensors import call_flat, carried_scheme, specs
@@ -57,7 +58,8 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
     samples = _Samples(made, data, options.samples, context.seed)
     calibrate(made, samples, options)
     if options.rounding == "adaround":
-        _adaround(made, samples, context)
+        with sampled_first(made):
+            _adaround(made, samples, context)
     if options.bias_correction:
         correct_biases(made, samples)
     if training is not None:

@@ -20,6 +20,7 @@ from edgedl.errors import InputError
 from edgedl.fitting.accelerators import choose_devices, fast_float16, foreign_errors, placed, precision
 from edgedl.fitting.checkpoints import Checkpoint
 from edgedl.fitting.losses import Criterion, choose, packed
+from edgedl.fitting.pointwise import sampled_first
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.models.tensors import specs
 
@@ -132,7 +133,7 @@ def fit(
         message = f"{data.count} samples in batches of {options.batch_size} do not fill {len(devices)} devices"
         raise InputError(message)
     mixed = _mixed(options, devices, notes)
-    with placed(model, devices) as trainee, precision(trainee, mixed=mixed):
+    with placed(model, devices) as trainee, precision(trainee, mixed=mixed), sampled_first(trainee):
         judge = _Judge(trainee, data, criteria, objective or _summed(criteria))
         kept = checkpoint if len(devices) == 1 and not mixed else None
         history, best_epoch = _epochs(judge, data, options, evaluation, on_step, kept, mixed=mixed)
