@@ -62,6 +62,7 @@ def test_magnitude_zeroes_the_smallest_of_each_kernel_and_leaves_the_callers_mod
     made, said = compress(method="magnitude", sparsity=0.5)
 
     after = kernels_of(made)
+    assert np.array_equal(after.pop("depth"), before["depth"])
     for name, values in after.items():
         kept = values != 0
         assert (~kept).sum() == round(0.5 * values.size), name
@@ -69,7 +70,17 @@ def test_magnitude_zeroes_the_smallest_of_each_kernel_and_leaves_the_callers_mod
         assert np.abs(before[name][~kept]).max() <= np.abs(values[kept]).min()
     assert zero_share(kernels_of(network)) == 0
     total = sum(v.size for v in after.values())
-    assert f"of {total:,} kernel weights are zero (50.0 %): conv 50 %, depth 50 %, up 50 %, kind 50 %" in said[-1]
+    assert f"of {total:,} kernel weights are zero (50.0 %): conv 50 %, up 50 %, kind 50 %" in said[-1]
+    assert any("left alone, as no layer that sums over input channels: depth" in note for note in said)
+
+
+def test_depthwise_kernels_are_pruned_where_they_are_named_or_compared_with_all(compress):
+    named, _ = compress(method="magnitude", sparsity=0.5, match="depth")
+    compared, said = compress(method="magnitude", sparsity=0.9, scope="global")
+
+    assert zero_share(kernels_of(named)["depth"]) == 0.5
+    assert zero_share(kernels_of(compared)["depth"]) > 0
+    assert not any("left alone" in note for note in said)
 
 
 def test_global_scope_spreads_the_zeros_where_they_hurt_least(compress):
@@ -96,7 +107,7 @@ def test_fine_tuning_ends_at_the_sparsity_however_short(compress, network, step)
     made, _ = compress(method="magnitude", sparsity=0.75, **step)
 
     values, before = kernels_of(made), kernels_of(network)
-    for name in values:
+    for name in ("conv", "up", "kind"):
         assert (values[name] == 0).sum() == round(0.75 * values[name].size), name
         assert not np.allclose(values[name][values[name] != 0], before[name][values[name] != 0]), name
     if step == {"training": TRAINING}:
@@ -109,7 +120,7 @@ def test_early_stopping_cannot_choose_what_is_not_yet_sparse(compress):
 
     made, said = compress(method="magnitude", sparsity=0.9, training=training)
 
-    assert all(zero_share(v) >= 0.88 for v in kernels_of(made).values())
+    assert all(zero_share(v) >= 0.88 for name, v in kernels_of(made).items() if name != "depth")
     assert any("held out" in note for note in said)
 
 
