@@ -17,8 +17,17 @@ import numpy as np
 
 from edgedl import graph
 from edgedl.compression import importance as criteria
-from edgedl.compression.base import Context, Data, fine_tune, matching_layers, re_estimate_batch_norm
+from edgedl.compression.allocation import ORDERS, Family, Scope
+from edgedl.compression.base import (
+    Context,
+    Data,
+    fine_tune,
+    matching_layers,
+    re_estimate_batch_norm,
+    require_data,
+)
 from edgedl.compression.groups import KERNELS, Groups, Use, channel_groups, families
+from edgedl.compression.reconstruction import output_error, reconstruct
 from edgedl.compression.removal import Costs, removed
 from edgedl.errors import InputError, UnsupportedError
 from edgedl.toml import Within
@@ -29,7 +38,6 @@ if TYPE_CHECKING:
     from edgedl.types import Array
 
 FLOORS = (1 / 4, 1 / 8, 0.0)  # of a layer's channels: the first that lets the goal be reached holds
-Families = list[tuple[tuple[str, ...], Any]]  # layers that lose channels together, and their groups
 Share = Annotated[float, Within("(0, 1)")]
 
 
@@ -57,26 +65,34 @@ class Goal:
 class Options:
     """Either `goal`, or `sparsity`: the share of the removable channels that goes.
 
-    `scope` global ranks all channels together, layer takes the same share of each family of layers. `iterations` is in
-    how many steps; between them, with `training`, `between` passes over the data. `minimum` channels stay in a layer,
-    and a quarter while the others can give, then an eighth: an estimate of importance must not close a layer.
+    `scope` global ranks all channels together, layer takes the same share of each family of layers, balanced more of
+    those whose channels cost more (`allocation`); best trains each of these for `trial` passes over the data and goes
+    on with the one of least loss, or untrained with the one that moves the outputs least. `iterations` is in how many
+    steps; between them, with `training`, `between` passes. `minimum` channels stay in a layer, and a quarter while the
+    others can give, then an eighth: an estimate of importance must not close a layer.
     Channels go `multiple` at a time where they are tied alike: integer kernels work on 4, 8 or 16 at once.
+    `reconstruct` fits the kernels that are left to the outputs of before, by least squares on the data.
     `per_cost` ranks towards a goal by importance per MAC (or parameter) saved; None: with taylor, which is a loss.
     """
 
     goal: Goal | None = None
     sparsity: Annotated[float, Within("(0, 1)")] | None = None
-    scope: Literal["global", "layer"] = "global"
+    scope: Literal[Scope, "best"] = "global"
+    trial: Annotated[int, Within("[1, inf)")] = 2
     importance: Literal["l1", "bn_gamma", "taylor"] = "l1"
     per_cost: bool | None = None
     iterations: Annotated[int, Within("[1, 100]")] = 1
     between: Annotated[int, Within("[0, inf)")] = 1
     minimum: Annotated[int, Within("[1, inf)")] = 1
     multiple: Annotated[int, Within("[1, inf)")] = 1
+    reconstruct: bool = True
 
     def __post_init__(self) -> None:
         if (self.goal is None) == (self.sparsity is None):
             message = "give either goal, such as { macs = 0.5 }, or sparsity"
+            raise ValueError(message)
+        if self.goal is None and self.scope in ("balanced", "best"):
+            message = f"scope {self.scope} weighs what channels cost: give a goal, such as {{ macs = 0.5 }}"
             raise ValueError(message)
 
 
@@ -103,10 +119,12 @@ class _Run:
     def __init__(self, model: keras.Model, data: Data, options: Options, context: Context) -> None:
         self.model, self.data, self.options, self.context = model, data, options, context
         self.where = context.step.where
+        self.scope: Scope = "global" if options.scope == "best" else options.scope
         groups = channel_groups(model)
         self.before = Costs.of(model, groups).of_choice(np.ones(groups.count, bool))
         self.chosen = self._chosen(groups)
-        self.sizes = {names: len(ids) for names, ids in self._candidates(groups)}
+        self.sizes: dict[tuple[str, ...], int] = {}  # of the families at first
+        self._candidates(groups)
         self.widths = {name: len(use.outputs) for name, use in groups.sources().items()}
         self.checkpoint = _Checkpoint(context.folder)
 
@@ -120,6 +138,8 @@ class _Run:
         if start:
             self.checkpoint.restore(self.model, start)
             self.context.say(f"{self.where}: went on after iteration {start} of {steps}")
+        if self.options.scope == "best" and start < steps:
+            self.scope = self.checkpoint.scope() or self._best_scope()
         for number in range(start + 1, steps + 1):
             keep = self._iteration(number / steps)
             if number < steps:
@@ -131,6 +151,13 @@ class _Run:
         return self.model
 
     def _iteration(self, progress: float) -> Array:
+        groups, found, values = self._ranked()
+        keep = self._keep(groups, values, found, progress)
+        self.model = self._without(groups, keep)
+        return keep
+
+    def _ranked(self) -> tuple[Groups, list[Family], Array]:
+        """The groups of the model, those that may go by family, and the importance of each group."""
         groups = channel_groups(self.model)
         found = self._candidates(groups)
         values = criteria.of_groups(
@@ -138,14 +165,49 @@ class _Run:
             groups,
             self.options.importance,
             self.data,
-            wanted=np.concatenate([ids for _, ids in found]),
+            wanted=np.concatenate([f.groups for f in found]),
             seed=self.context.seed,
             where=self.where,
         )
-        keep = self._keep(groups, values, found, progress)
-        self.model = removed(self.model, groups, keep)
-        re_estimate_batch_norm(self.model, self.data, seed=self.context.seed)
-        return keep
+        return groups, found, values
+
+    def _without(self, groups: Groups, keep: Array) -> keras.Model:
+        """The model without the groups that do not stay, and without training as good as it gets."""
+        made = removed(self.model, groups, keep)
+        if self.options.reconstruct and self.data is not None and self.data.count:
+            reconstruct(made, self.model, groups, keep, self.data, seed=self.context.seed)
+        re_estimate_batch_norm(made, self.data, seed=self.context.seed)
+        return made
+
+    def _best_scope(self) -> Scope:
+        """The scope that leaves the least loss where all channels go at once. Raises InputError where none can."""
+        groups, found, values = self._ranked()
+        losses: dict[Scope, float] = {}
+        trouble = InputError("")
+        for scope in ORDERS:
+            self.scope = scope
+            try:
+                keep = self._keep(groups, values, found, 1.0)
+            except InputError as e:
+                trouble = e
+                continue
+            losses[scope] = self._loss(self._without(groups, keep))
+        if not losses:
+            raise trouble
+        chosen = min(losses, key=lambda scope: losses[scope])
+        kind = "outputs moved by" if self.context.step.training is None else f"loss after {self.options.trial} epochs"
+        tried = ", ".join(f"{scope} {loss:.4g}" for scope, loss in losses.items())
+        self.context.say(f"{self.where}: scope {chosen} of {tried} ({kind})")
+        self.checkpoint.choose(chosen)
+        return chosen
+
+    def _loss(self, made: keras.Model) -> float:
+        training = self.context.step.training
+        if training is None:
+            data = require_data(self.data, self.where, "scope best")
+            return output_error(made, self.model, data, seed=self.context.seed)
+        short = replace(training, epochs=self.options.trial, patience=None)
+        return fine_tune(made, self.data, short, replace(self.context, folder=None)).history["loss"][-1]
 
     def _train(self, epochs: int) -> None:
         training = self.context.step.training
@@ -175,13 +237,17 @@ class _Run:
             raise UnsupportedError(message)
         return names
 
-    def _candidates(self, groups: Groups) -> Families:
+    def _candidates(self, groups: Groups) -> list[Family]:
         """The families of the chosen layers, without the groups that a skipped layer shares."""
         held = np.concatenate([np.zeros(0, np.int64), *(groups.uses[n].outputs for n in self.skipped)])
         found = [(names, np.setdiff1d(ids, held)) for names, ids in families(groups, self.chosen)]
-        return [(names, ids) for names, ids in found if len(ids)]
+        return [
+            Family(layers=names, groups=ids, size=self.sizes.setdefault(names, len(ids)))
+            for names, ids in found
+            if len(ids)
+        ]
 
-    def _keep(self, groups: Groups, values: Array, found: Families, progress: float) -> Array:
+    def _keep(self, groups: Groups, values: Array, found: list[Family], progress: float) -> Array:
         """Which groups stay after an iteration, a mask (groups.count,); `progress` is the share of the way."""
         for floor in FLOORS[:-1]:
             try:
@@ -190,18 +256,18 @@ class _Run:
                 continue
         return self._kept(groups, values, found, progress, FLOORS[-1])
 
-    def _kept(self, groups: Groups, values: Array, found: Families, progress: float, floor: float) -> Array:
+    def _kept(self, groups: Groups, values: Array, found: list[Family], progress: float, floor: float) -> Array:
         """The same with `floor` of each layer's first channels held."""
         left = _Left(groups, np.ones(groups.count, bool), self._least(floor), self.options.multiple)
         if self.options.goal is not None:
             self._towards_goal(groups, values, found, self.options.goal, progress, left)
             return left.keep
         share = float(self.options.sparsity or 0) * progress
-        if self.options.scope == "layer":
-            for names, ids in found:
-                self._drop_share(values, left, ids, self.sizes[names], share)
+        if self.scope == "layer":
+            for family in found:
+                self._drop_share(values, left, family.groups, family.size, share)
         else:
-            ids = np.concatenate([ids for _, ids in found])
+            ids = np.concatenate([f.groups for f in found])
             self._drop_share(values, left, ids, sum(self.sizes.values()), share)
         return left.keep
 
@@ -224,21 +290,18 @@ class _Run:
             raise InputError(message)
 
     def _towards_goal(
-        self, groups: Groups, values: Array, found: Families, goal: Goal, progress: float, left: _Left
+        self, groups: Groups, values: Array, found: list[Family], goal: Goal, progress: float, left: _Left
     ) -> None:
         """Drop in place until the goal is reached, as far as `progress` asks. Raises InputError where it cannot be."""
         costs = Costs.of(self.model, groups)
+        saved = costs.saved(left.keep)[0 if goal.macs is not None else 1]
         limits = [
             np.inf if share is None else before * (1 - progress * (1 - share))
             for before, share in zip(self.before, (goal.macs, goal.parameters), strict=True)
         ]
-        ranked = values
         per_cost = self.options.importance == "taylor" if self.options.per_cost is None else self.options.per_cost
-        if per_cost:
-            saved = costs.saved(left.keep)[0 if goal.macs is not None else 1]
-            ranked = values / np.maximum(saved, 1)
-        queue = self._queue(found, ranked)
-        for group in queue:
+        ranked = values / np.maximum(saved, 1) if per_cost else values
+        for group in ORDERS[self.scope](found, ranked, saved):
             now = costs.of_choice(left.keep)
             if all(n <= limit for n, limit in zip(now, limits, strict=True)):
                 return
@@ -253,18 +316,11 @@ class _Run:
         )
         raise InputError(message)
 
-    def _queue(self, found: Families, ranked: Array) -> Array:
-        """The groups in the order in which they go: by rank, or by their place within their own family."""
-        ids = np.concatenate([ids for _, ids in found])
-        if self.options.scope == "global":
-            return np.asarray(ids[np.argsort(ranked[ids], kind="stable")])
-        places = [np.argsort(np.argsort(ranked[own], kind="stable"), kind="stable") / len(own) for _, own in found]
-        return np.asarray(ids[np.argsort(np.concatenate(places), kind="stable")])
-
     def _report(self) -> None:
         groups = channel_groups(self.model)
         now = Costs.of(self.model, groups).of_choice(np.ones(groups.count, bool))
-        at_start, left = sum(self.sizes.values()), sum(len(ids) for _, ids in self._candidates(groups))
+        left = sum(len(f.groups) for f in self._candidates(groups))
+        at_start = sum(self.sizes.values())
         shares = [f"{n / b:.1%}" if b else "0" for n, b in zip(now, self.before, strict=True)]
         self.context.say(
             f"{self.where}: {at_start - left} of {at_start} channels removed; "
@@ -314,10 +370,22 @@ class _Left:
 
 
 class _Checkpoint:
-    """The masks of the iterations and the weights after the last, in a folder; nothing without one."""
+    """The scope, the masks of the iterations and the weights after the last, in a folder; nothing without one."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
+
+    def scope(self) -> Any:
+        """The scope that was chosen."""
+        path = self.folder / "scope.txt" if self.folder is not None else None
+        return path.read_text(encoding="utf-8") if path and path.exists() else None
+
+    def choose(self, scope: str) -> None:
+        """Write the scope down."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "part.txt").write_text(scope, encoding="utf-8")
+            (self.folder / "part.txt").replace(self.folder / "scope.txt")
 
     def masks(self) -> list[Array]:
         """The mask of each iteration that was done."""

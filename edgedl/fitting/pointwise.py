@@ -47,7 +47,7 @@ def _is_unsafe(layer: Any) -> bool:
 
 
 def _sampled(layer: Any, inputs: Any, kernel: Any) -> Any:
-    """# inputs (batch, ..., in), strides (2, 2) -> every second row and column, with padding "same" and "valid" alike"""
+    """# inputs (batch, ..., in), strides (2, 2): every second row and column, with padding "same" and "valid" alike"""
     import keras
 
     places = tuple(slice(None, None, stride) for stride in layer.strides)

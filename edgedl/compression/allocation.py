@@ -1,0 +1,67 @@
+"""How a removal of channels is shared out among the layers: the order in which channel groups go.
+
+No rule is the best for every network: which layers can spare channels depends on what they cost, on what hangs together
+and on what training can mend, so that `channels` can also try them all (NetAdapt: Yang et al., arXiv:1804.03230,
+section 3, chooses among proposals by short trainings, too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from edgedl.types import Array
+
+
+Scope = Literal["global", "layer", "balanced"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Family:
+    """Layers that lose channels together: their `groups` that may go, of `size` at first."""
+
+    layers: tuple[str, ...]
+    groups: Array
+    size: int
+
+
+def by_rank(families: list[Family], values: Array, _: Array) -> Array:
+    """All groups together, by value (groups.count,)."""
+    ids = np.concatenate([f.groups for f in families])
+    return np.asarray(ids[np.argsort(values[ids], kind="stable")])
+
+
+def evenly(families: list[Family], values: Array, _: Array) -> Array:
+    """The same share of every family, by value within it."""
+    return _by_share(families, values, [1.0] * len(families))
+
+
+def balanced(families: list[Family], values: Array, costs: Array) -> Array:
+    """The share of a family that is left goes with layers / sqrt(cost of a channel), `costs` (groups.count,).
+
+    Where each of m layers adds an error of one over the share r that is left of it, as an average over r channels
+    does, m sum(1 / r) is least for a given sum(c r) at r = sqrt(m / c); residual streams, which hang m layers
+    together, get m again in m's place, as everything behind them reads them.
+    """
+    return _by_share(families, values, [float(np.sqrt(costs[f.groups].mean())) / len(f.layers) for f in families])
+
+
+def _by_share(families: list[Family], values: Array, weights: list[float]) -> Array:
+    """Groups in the order in which the share that is left of their family, times its weight, falls."""
+    keys = []
+    for family, weight in zip(families, weights, strict=True):
+        ranks = np.argsort(np.argsort(values[family.groups], kind="stable"), kind="stable")
+        keys.append((len(ranks) - ranks) / family.size * weight)
+    ids = np.concatenate([f.groups for f in families])
+    return np.asarray(ids[np.argsort(-np.concatenate(keys), kind="stable")])
+
+
+ORDERS: dict[Scope, Callable[[list[Family], Array, Array], Array]] = {
+    "global": by_rank,
+    "layer": evenly,
+    "balanced": balanced,
+}
