@@ -7,8 +7,8 @@ section 3.2; Li and Wang et al., arXiv:2007.02491, for the statistics).
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+import contextlib
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,9 +26,10 @@ from edgedl.compression.base import (
     re_estimate_batch_norm,
     require_data,
 )
-from edgedl.compression.groups import KERNELS, Groups, Use, channel_groups, families
+from edgedl.compression.groups import KERNELS, Groups, channel_groups, families
 from edgedl.compression.reconstruction import output_error, reconstruct
 from edgedl.compression.removal import Costs, removed
+from edgedl.compression.selection import Selection
 from edgedl.errors import InputError, UnsupportedError
 from edgedl.toml import Within
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from edgedl.types import Array
 
-FLOORS = (1 / 4, 1 / 8, 0.0)  # of a layer's channels: the first that lets the goal be reached holds
 Share = Annotated[float, Within("(0, 1)")]
 
 
@@ -151,13 +151,13 @@ class _Run:
         return self.model
 
     def _iteration(self, progress: float) -> Array:
-        groups, found, values = self._ranked()
-        keep = self._keep(groups, values, found, progress)
-        self.model = self._without(groups, keep)
+        choice = self._selection()
+        keep = choice.keep(self.scope, progress)
+        self.model = self._without(choice.groups, keep)
         return keep
 
-    def _ranked(self) -> tuple[Groups, list[Family], Array]:
-        """The groups of the model, those that may go by family, and the importance of each group."""
+    def _selection(self) -> Selection:
+        """What may go of the model as it is now."""
         groups = channel_groups(self.model)
         found = self._candidates(groups)
         values = criteria.of_groups(
@@ -169,7 +169,16 @@ class _Run:
             seed=self.context.seed,
             where=self.where,
         )
-        return groups, found, values
+        return Selection(
+            options=self.options,
+            where=self.where,
+            groups=groups,
+            families=found,
+            values=values,
+            costs=Costs.of(self.model, groups),
+            before=self.before,
+            widths=self.widths,
+        )
 
     def _without(self, groups: Groups, keep: Array) -> keras.Model:
         """The model without the groups that do not stay, and without training as good as it gets."""
@@ -181,19 +190,14 @@ class _Run:
 
     def _best_scope(self) -> Scope:
         """The scope that leaves the least loss where all channels go at once. Raises InputError where none can."""
-        groups, found, values = self._ranked()
-        losses: dict[Scope, float] = {}
-        trouble = InputError("")
+        choice = self._selection()
+        masks: dict[Scope, Array] = {}
         for scope in ORDERS:
-            self.scope = scope
-            try:
-                keep = self._keep(groups, values, found, 1.0)
-            except InputError as e:
-                trouble = e
-                continue
-            losses[scope] = self._loss(self._without(groups, keep))
-        if not losses:
-            raise trouble
+            with contextlib.suppress(InputError):
+                masks[scope] = choice.keep(scope, 1.0)
+        if not masks:
+            choice.keep("global", 1.0)  # raises what is wrong
+        losses = {scope: self._loss(self._without(choice.groups, keep)) for scope, keep in masks.items()}
         chosen = min(losses, key=lambda scope: losses[scope])
         kind = "outputs moved by" if self.context.step.training is None else f"loss after {self.options.trial} epochs"
         tried = ", ".join(f"{scope} {loss:.4g}" for scope, loss in losses.items())
@@ -247,75 +251,6 @@ class _Run:
             if len(ids)
         ]
 
-    def _keep(self, groups: Groups, values: Array, found: list[Family], progress: float) -> Array:
-        """Which groups stay after an iteration, a mask (groups.count,); `progress` is the share of the way."""
-        for floor in FLOORS[:-1]:
-            try:
-                return self._kept(groups, values, found, progress, floor)
-            except InputError:
-                continue
-        return self._kept(groups, values, found, progress, FLOORS[-1])
-
-    def _kept(self, groups: Groups, values: Array, found: list[Family], progress: float, floor: float) -> Array:
-        """The same with `floor` of each layer's first channels held."""
-        left = _Left(groups, np.ones(groups.count, bool), self._least(floor), self.options.multiple)
-        if self.options.goal is not None:
-            self._towards_goal(groups, values, found, self.options.goal, progress, left)
-            return left.keep
-        share = float(self.options.sparsity or 0) * progress
-        if self.scope == "layer":
-            for family in found:
-                self._drop_share(values, left, family.groups, family.size, share)
-        else:
-            ids = np.concatenate([f.groups for f in found])
-            self._drop_share(values, left, ids, sum(self.sizes.values()), share)
-        return left.keep
-
-    def _least(self, floor: float) -> dict[str, int]:
-        return {name: max(self.options.minimum, math.ceil(floor * width)) for name, width in self.widths.items()}
-
-    def _drop_share(self, values: Array, left: _Left, ids: Array, size: int, share: float) -> None:
-        """Drop the least important of `ids` in place, until `share` of the `size` there were at first are gone."""
-        wanted = round(size * share) - (size - len(ids))
-        dropped = 0
-        for group in ids[np.argsort(values[ids], kind="stable")]:
-            if dropped >= wanted:
-                return
-            dropped += left.drop(int(group))
-        if dropped < wanted:
-            message = (
-                f"{self.where}: sparsity {self.options.sparsity} would leave layer {left.blocking!r} fewer than "
-                f"{self.options.minimum} channels; ask for less, or skip it"
-            )
-            raise InputError(message)
-
-    def _towards_goal(
-        self, groups: Groups, values: Array, found: list[Family], goal: Goal, progress: float, left: _Left
-    ) -> None:
-        """Drop in place until the goal is reached, as far as `progress` asks. Raises InputError where it cannot be."""
-        costs = Costs.of(self.model, groups)
-        saved = costs.saved(left.keep)[0 if goal.macs is not None else 1]
-        limits = [
-            np.inf if share is None else before * (1 - progress * (1 - share))
-            for before, share in zip(self.before, (goal.macs, goal.parameters), strict=True)
-        ]
-        per_cost = self.options.importance == "taylor" if self.options.per_cost is None else self.options.per_cost
-        ranked = values / np.maximum(saved, 1) if per_cost else values
-        for group in ORDERS[self.scope](found, ranked, saved):
-            now = costs.of_choice(left.keep)
-            if all(n <= limit for n, limit in zip(now, limits, strict=True)):
-                return
-            left.drop(int(group))
-        now = costs.of_choice(left.keep)
-        if all(n <= limit for n, limit in zip(now, limits, strict=True)):
-            return
-        least = [round(n / b, 3) if b else 0 for n, b in zip(now, self.before, strict=True)]
-        message = (
-            f"{self.where}: the goal would leave layer {left.blocking!r} fewer than {self.options.minimum} channels; "
-            f"the least these layers can reach is macs {least[0]}, parameters {least[1]}"
-        )
-        raise InputError(message)
-
     def _report(self) -> None:
         groups = channel_groups(self.model)
         now = Costs.of(self.model, groups).of_choice(np.ones(groups.count, bool))
@@ -326,47 +261,6 @@ class _Run:
             f"{self.where}: {at_start - left} of {at_start} channels removed; "
             f"{shares[0]} of the MACs and {shares[1]} of the parameters are left"
         )
-
-
-@dataclass
-class _Left:
-    """How many channels each layer has left while groups are dropped from the mask `keep`, in place."""
-
-    groups: Groups
-    keep: Array
-    least: dict[str, int]
-    multiple: int
-    blocking: str = ""
-    counts: dict[str, int] = field(default_factory=dict)
-    homes: dict[int, list[tuple[str, int]]] = field(default_factory=dict)
-    waiting: dict[tuple[tuple[str, int], ...], list[int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        uses: dict[str, Use] = self.groups.sources()
-        for name, use in uses.items():
-            self.counts[name] = int(self.keep[use.outputs].sum())
-            for group, times in zip(*np.unique(use.outputs, return_counts=True), strict=True):
-                self.homes.setdefault(int(group), []).append((name, int(times)))
-
-    def drop(self, group: int) -> int:
-        """Drop a group once `multiple` that lie in the same layers wait for it; how many were dropped.
-
-        None is where a layer would have too few channels then.
-        """
-        homes = tuple(self.homes.get(group, ()))
-        waiting = self.waiting.setdefault(homes, [])
-        waiting.append(group)
-        if len(waiting) < self.multiple:
-            return 0
-        dropped, self.waiting[homes] = list(waiting), []
-        short = next((n for n, times in homes if self.counts[n] - times * len(dropped) < self.least[n]), None)
-        if short is not None:
-            self.blocking = short
-            return 0
-        for name, times in homes:
-            self.counts[name] -= times * len(dropped)
-        self.keep[dropped] = False
-        return len(dropped)
 
 
 class _Checkpoint:
