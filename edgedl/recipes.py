@@ -18,7 +18,7 @@ from edgedl.errors import InputError
 from edgedl.toml import Within, did_you_mean
 
 SHIPPED = Path(__file__).parent / "compression" / "recipes"
-Augmentation = Literal["flip", "shift", "mixup"]
+Augmentation = Literal["flip", "shift", "mixup", "auto"]
 _HEAD = ("kind", "method")
 
 
@@ -39,8 +39,10 @@ class Distill:
 class Training:
     """Fine-tuning within a step.
 
-    `augment` varies image inputs at random: flip left and right, shift by an eighth, mix two images (mixup, which
-    needs a teacher alone: distill with alpha = 1). Only the user knows whether a flipped sample is still one.
+    `augment` varies image inputs at random: flip left and right, shift by an eighth, mix two images. Only the user
+    knows whether a flipped sample is still one, but a teacher gives its answer anyway: where it teaches alone (distill
+    with alpha = 1, which mixup needs as well), auto flips and shifts inputs of three channels, shifts those of one
+    (digits and spectrograms have a left and a right), and leaves all others.
     """
 
     epochs: Annotated[int, Within("[1, inf)")] = 1
@@ -52,9 +54,10 @@ class Training:
     distill: Distill | None = None
 
     def __post_init__(self) -> None:
-        if "mixup" in self.augment and (self.distill is None or self.distill.alpha < 1):
-            message = "augment mixup has no labels: it needs distill = { alpha = 1 }"
-            raise ValueError(message)
+        for kind in {"mixup", "auto"} & set(self.augment):
+            if self.distill is None or self.distill.alpha < 1:
+                message = f"augment {kind} makes samples without labels: it needs distill = {{ alpha = 1 }}"
+                raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,6 +151,26 @@ def test_augmentation_keeps_shape_and_type_and_follows_the_seed():
     assert (kept.count, held.count) == (24, 8)
 
 
+@pytest.mark.parametrize(("channels", "flips"), [(3, True), (1, False)])
+def test_auto_flips_pictures_and_shifts_what_has_a_direction(channels, flips):
+    x = np.zeros((64, 8, 8, channels), np.float32)
+    x += np.arange(8, dtype=np.float32)[:, None]  # rises from left to right
+    rows = np.arange(64)
+
+    taken = Augmented.of(TrainingData(inputs={"a": x}, targets={}), ("auto",), 0).take(rows)[0]["a"]
+
+    rising = taken[:, 0, 3] < taken[:, 0, 4]
+    assert rising.all() != flips
+    assert (taken != x).any()
+
+
+def test_auto_leaves_what_is_no_picture():
+    inputs = {"a": np.random.default_rng(0).random((4, 6, 3)), "b": np.random.default_rng(1).random((4, 6, 6, 5))}
+    taken = Augmented.of(TrainingData(inputs=inputs, targets={}), ("auto",), 0).take(np.arange(4))[0]
+    for name, values in inputs.items():
+        np.testing.assert_array_equal(taken[name], values)
+
+
 def test_augmentation_array_functions():
     generator = np.random.default_rng(0)
     batch = np.arange(16 * 8 * 8, dtype=np.uint8).reshape(16, 8, 8, 1)

@@ -109,9 +109,10 @@ def test_errors_name_file_step_and_key(write, change, told):
         recipes.load(write(TWO_STEPS), (change,))
 
 
-def test_mixup_needs_a_teacher_alone(write):
-    with pytest.raises(InputError, match=r"mixup has no labels: it needs distill = { alpha = 1 }"):
-        recipes.load(write(TWO_STEPS), ('2.training.augment=["mixup"]', "2.training.distill.alpha=0.5"))
+@pytest.mark.parametrize("kind", ["mixup", "auto"])
+def test_samples_without_labels_need_a_teacher_alone(write, kind):
+    with pytest.raises(InputError, match=rf"{kind} makes samples without labels: it needs distill = {{ alpha = 1 }}"):
+        recipes.load(write(TWO_STEPS), (f'2.training.augment=["{kind}"]', "2.training.distill.alpha=0.5"))
 
 
 def test_load_refuses_what_is_no_recipe(write, tmp_path):

@@ -15,6 +15,7 @@ from edgedl.fitting.samples import TrainingData
 Array = NDArray[Any]
 IMAGE_RANK = 4  # (samples, height, width, channels)
 SHIFT = 1 / 8  # of the height and the width
+AUTO = {3: ("flip", "shift"), 1: ("shift",)}  # by channels: what is left and right matters in a spectrogram
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,8 +27,8 @@ class Augmented(TrainingData):
 
     @classmethod
     def of(cls, data: TrainingData, kinds: tuple[str, ...], seed: int) -> Augmented:
-        """`data`, varied. Raises InputError where no input is an image."""
-        if not any(a.ndim == IMAGE_RANK for a in data.inputs.values()):
+        """`data`, varied. Raises InputError where no input is an image, but for auto alone."""
+        if kinds != ("auto",) and not any(a.ndim == IMAGE_RANK for a in data.inputs.values()):
             shapes = {name: a.shape[1:] for name, a in data.inputs.items()}
             message = f"augment {', '.join(kinds)} is for images (height, width, channels), the inputs are {shapes}"
             raise InputError(message)
@@ -61,11 +62,12 @@ def augmented(inputs: Mapping[str, Array], kinds: tuple[str, ...], generator: np
     varied = {}
     for name, batch in inputs.items():
         if batch.ndim == IMAGE_RANK:
-            if "flip" in kinds:
+            asked = (*kinds, *(AUTO.get(batch.shape[-1], ()) if "auto" in kinds else ()))
+            if "flip" in asked:
                 batch = flipped(batch, generator)
-            if "shift" in kinds:
+            if "shift" in asked:
                 batch = shifted(batch, generator)
-            if "mixup" in kinds:
+            if "mixup" in asked:
                 batch = mixed(batch, generator)
         varied[name] = batch
     return varied
