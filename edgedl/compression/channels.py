@@ -199,9 +199,10 @@ class _Run:
             choice.keep("global", 1.0)  # raises what is wrong
         losses = {scope: self._loss(self._without(choice.groups, keep)) for scope, keep in masks.items()}
         chosen = min(losses, key=lambda scope: losses[scope])
-        kind = "outputs moved by" if self.context.step.training is None else f"loss after {self.options.trial} epochs"
+        trained = self.context.step.training is not None
+        by = f"loss after {self.options.trial} epochs" if trained else "mean square by which outputs moved"
         tried = ", ".join(f"{scope} {loss:.4g}" for scope, loss in losses.items())
-        self.context.say(f"{self.where}: scope {chosen} of {tried} ({kind})")
+        self.context.say(f"{self.where}: scope {chosen}, by the {by}: {tried}")
         self.checkpoint.choose(chosen)
         return chosen
 
