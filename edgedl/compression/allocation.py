@@ -7,6 +7,7 @@ section 3, chooses among proposals by short trainings, too).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -22,32 +23,36 @@ Scope = Literal["global", "layer", "balanced"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
-    """Layers that lose channels together: their `groups` that may go, of `size` at first."""
+    """Layers that lose channels together: their `groups` that may go, of `size` at first.
+
+    `cost` is what one of them saved at first, alone: multiply-accumulates or parameters, as the goal says.
+    """
 
     layers: tuple[str, ...]
     groups: Array
     size: int
+    cost: float
 
 
-def by_rank(families: list[Family], values: Array, _: Array) -> Array:
+def by_rank(families: list[Family], values: Array) -> Array:
     """All groups together, by value (groups.count,)."""
     ids = np.concatenate([f.groups for f in families])
     return np.asarray(ids[np.argsort(values[ids], kind="stable")])
 
 
-def evenly(families: list[Family], values: Array, _: Array) -> Array:
+def evenly(families: list[Family], values: Array) -> Array:
     """The same share of every family, by value within it."""
     return _by_share(families, values, [1.0] * len(families))
 
 
-def balanced(families: list[Family], values: Array, costs: Array) -> Array:
-    """The share of a family that is left goes with layers / sqrt(cost of a channel), `costs` (groups.count,).
+def balanced(families: list[Family], values: Array) -> Array:
+    """The share of a family that is left goes with layers / sqrt(cost of a channel).
 
     Where each of m layers adds an error of one over the share r that is left of it, as an average over r channels
     does, m sum(1 / r) is least for a given sum(c r) at r = sqrt(m / c); residual streams, which hang m layers
     together, get m again in m's place, as everything behind them reads them.
     """
-    return _by_share(families, values, [float(np.sqrt(costs[f.groups].mean())) / len(f.layers) for f in families])
+    return _by_share(families, values, [math.sqrt(f.cost) / len(f.layers) for f in families])
 
 
 def _by_share(families: list[Family], values: Array, weights: list[float]) -> Array:
@@ -60,7 +65,7 @@ def _by_share(families: list[Family], values: Array, weights: list[float]) -> Ar
     return np.asarray(ids[np.argsort(-np.concatenate(keys), kind="stable")])
 
 
-ORDERS: dict[Scope, Callable[[list[Family], Array, Array], Array]] = {
+ORDERS: dict[Scope, Callable[[list[Family], Array], Array]] = {
     "global": by_rank,
     "layer": evenly,
     "balanced": balanced,

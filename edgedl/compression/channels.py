@@ -52,6 +52,11 @@ class Goal:
     parameters: Share | None = None
     latency: Share | None = None
 
+    @property
+    def counted(self) -> int:
+        """What a channel costs: 0 multiply-accumulates, 1 parameters."""
+        return 0 if self.macs is not None else 1
+
     def __post_init__(self) -> None:
         if self.latency is not None and (self.macs or self.parameters):
             message = "goal has latency: macs and parameters are what it is turned into; leave them out"
@@ -121,10 +126,12 @@ class _Run:
         self.where = context.step.where
         self.scope: Scope = "global" if options.scope == "best" else options.scope
         groups = channel_groups(model)
-        self.before = Costs.of(model, groups).of_choice(np.ones(groups.count, bool))
+        costs, everything = Costs.of(model, groups), np.ones(groups.count, bool)
+        self.before = costs.of_choice(everything)
         self.chosen = self._chosen(groups)
-        self.sizes: dict[tuple[str, ...], int] = {}  # of the families at first
-        self._candidates(groups)
+        saved = costs.saved(everything)[options.goal.counted if options.goal else 0]
+        found = self._candidates(groups)
+        self.first = {names: (len(ids), float(saved[ids].mean())) for names, ids in found}  # size and cost
         self.widths = {name: len(use.outputs) for name, use in groups.sources().items()}
         self.checkpoint = _Checkpoint(context.folder)
 
@@ -159,7 +166,10 @@ class _Run:
     def _selection(self) -> Selection:
         """What may go of the model as it is now."""
         groups = channel_groups(self.model)
-        found = self._candidates(groups)
+        found = []
+        for names, ids in self._candidates(groups):
+            size, cost = next(first for layers, first in self.first.items() if names[0] in layers)
+            found.append(Family(layers=names, groups=ids, size=size, cost=cost))
         values = criteria.of_groups(
             self.model,
             groups,
@@ -242,21 +252,17 @@ class _Run:
             raise UnsupportedError(message)
         return names
 
-    def _candidates(self, groups: Groups) -> list[Family]:
+    def _candidates(self, groups: Groups) -> list[tuple[tuple[str, ...], Array]]:
         """The families of the chosen layers, without the groups that a skipped layer shares."""
         held = np.concatenate([np.zeros(0, np.int64), *(groups.uses[n].outputs for n in self.skipped)])
         found = [(names, np.setdiff1d(ids, held)) for names, ids in families(groups, self.chosen)]
-        return [
-            Family(layers=names, groups=ids, size=self.sizes.setdefault(names, len(ids)))
-            for names, ids in found
-            if len(ids)
-        ]
+        return [(names, ids) for names, ids in found if len(ids)]
 
     def _report(self) -> None:
         groups = channel_groups(self.model)
         now = Costs.of(self.model, groups).of_choice(np.ones(groups.count, bool))
-        left = sum(len(f.groups) for f in self._candidates(groups))
-        at_start = sum(self.sizes.values())
+        left = sum(len(ids) for _, ids in self._candidates(groups))
+        at_start = sum(size for size, _ in self.first.values())
         shares = [f"{n / b:.1%}" if b else "0" for n, b in zip(now, self.before, strict=True)]
         self.context.say(
             f"{self.where}: {at_start - left} of {at_start} channels removed; "

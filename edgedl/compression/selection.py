@@ -82,14 +82,13 @@ class Selection:
 
     def _towards_goal(self, goal: Goal, scope: Scope, progress: float, left: _Left) -> None:
         """Drop in place until the goal is reached, as far as `progress` asks. Raises InputError where it cannot be."""
-        saved = self.costs.saved(left.keep)[0 if goal.macs is not None else 1]
         limits = [
             np.inf if share is None else before * (1 - progress * (1 - share))
             for before, share in zip(self.before, (goal.macs, goal.parameters), strict=True)
         ]
         per_cost = self.options.importance == "taylor" if self.options.per_cost is None else self.options.per_cost
-        ranked = self.values / np.maximum(saved, 1) if per_cost else self.values
-        for group in ORDERS[scope](self.families, ranked, saved):
+        saved = self.costs.saved(left.keep)[goal.counted] if per_cost else np.ones(self.groups.count)
+        for group in ORDERS[scope](self.families, self.values / np.maximum(saved, 1)):
             now = self.costs.of_choice(left.keep)
             if all(n <= limit for n, limit in zip(now, limits, strict=True)):
                 return
