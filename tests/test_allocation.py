@@ -46,13 +46,14 @@ def test_evenly_counts_what_went_in_earlier_iterations():
     assert set(evenly(families, np.arange(6.0))[:2].tolist()) == {2, 3}
 
 
-def test_balanced_leaves_shares_that_fall_with_the_root_of_the_cost_and_spares_what_hangs_together():
+def test_balanced_leaves_shares_that_fall_with_the_root_of_the_cost_and_what_several_layers_write_last():
     cheap, dear = family(*range(64)), family(*range(64, 128), cost=4.0)
-    families = [cheap, dear, family(*range(128, 192), layers=("b", "c"), cost=4.0)]
+    families = [cheap, family(*range(128, 192), layers=("b", "c"), cost=9.0), dear]
     order = balanced(families, np.arange(192.0))
-    shares = left_of(order, families, 88)
-    assert shares[0] == pytest.approx(2 * shares[1], abs=0.05)
-    assert shares[2] == pytest.approx(2 * shares[1], abs=0.05)
+    shares = left_of(order, families, 48)
+    assert shares[0] == pytest.approx(2 * shares[2], abs=0.05)
+    assert shares[1] == 1
+    assert left_of(order, families, 160) == [0, 0.5, 0]
 
 
 def network():

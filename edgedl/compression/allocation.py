@@ -46,13 +46,15 @@ def evenly(families: list[Family], values: Array) -> Array:
 
 
 def balanced(families: list[Family], values: Array) -> Array:
-    """The share of a family that is left goes with layers / sqrt(cost of a channel).
+    """The share of a family that is left goes with 1 / sqrt(cost of a channel); residual streams go last.
 
-    Where each of m layers adds an error of one over the share r that is left of it, as an average over r channels
-    does, m sum(1 / r) is least for a given sum(c r) at r = sqrt(m / c); residual streams, which hang m layers
-    together, get m again in m's place, as everything behind them reads them.
+    Where every layer adds an error of one over the share r that is left of it, as an average over r channels does,
+    sum(1 / r) is least for a given sum(c r) at r = 1 / sqrt(c). Channels that several layers write are read by all
+    layers behind, and stay whole while others can give, as in ThiNet (Luo et al., arXiv:1707.06342).
     """
-    return _by_share(families, values, [math.sqrt(f.cost) / len(f.layers) for f in families])
+    parts = [[f for f in families if (len(f.layers) > 1) == shared] for shared in (False, True)]
+    found = [_by_share(part, values, [math.sqrt(f.cost) for f in part]) for part in parts if part]
+    return np.concatenate(found)
 
 
 def _by_share(families: list[Family], values: Array, weights: list[float]) -> Array:
