@@ -106,7 +106,7 @@ def _smaller(training: Any) -> Iterator[Technique]:
     )
     taught = {**training(4), "learning_rate": 1e-3, "batch_size": 64, "schedule": "cosine", "distill": {"alpha": 1}}
     yield Technique(group="channels", tool="edgedl", name="recipe channels-50 + int8", recipe="channels-50")
-    half_macs = {"goal": {"macs": 0.5}, "importance": "taylor", "scope": "best", "multiple": 4, "training": taught}
+    half_macs = {"goal": {"macs": 0.5}, "importance": "taylor", "iterations": 5, "multiple": 4, "training": taught}
     aware = {"kind": "quantize", "training": {**training(1), "distill": {"alpha": 1}}}
     yield _ours(
         "channels",
