@@ -138,7 +138,7 @@ def test_float_centroids_are_trained_and_zeros_kept(compress, network, samples):
 
 
 def test_integer_codes_survive_export_and_are_counted_in_the_file(compress, samples, int8_codes):
-    pruned, _ = compress({"kind": "prune", "method": "magnitude", "sparsity": 0.4, "skip": "kind"})
+    pruned, _ = compress({"kind": "prune", "method": "magnitude", "sparsity": 0.4, "match": "*", "skip": "kind"})
 
     made, said = compress({"domain": "int", "clusters": 7, "training": TRAINING}, model=pruned)
 
