@@ -267,6 +267,21 @@ def test_training_brings_accuracy_back_and_a_seed_repeats_it():
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_zeros_and_clusters_of_earlier_steps_are_kept():
+    zeroed = {"kind": "prune", "method": "magnitude", "sparsity": 0.5, "match": "two"}
+    shared = {"kind": "cluster", "clusters": 4, "match": "kind"}
+    step = STEP | {"sparsity": 0.25, "skip": "one"}
+    trained = step | {"training": {"epochs": 2, "learning_rate": 1e-2}}
+    bare, made = (
+        compression.run(small(), recipes.from_table({"step": [zeroed, shared, last]}), data)
+        for last, data in ((step, None), (trained, striped(64)))
+    )
+    two, kind = (made.get_layer(name).get_weights()[0] for name in ("two", "kind"))
+    assert (two == 0).mean() > 0.4
+    np.testing.assert_array_equal(two == 0, bare.get_layer("two").get_weights()[0] == 0)
+    assert len(np.unique(kind)) <= 4
+
+
 def test_an_interrupted_step_goes_on_where_it_was(tmp_path, monkeypatch):
     step = {"sparsity": 0.5, "iterations": 2, "training": {"epochs": 1}}
     whole, _ = run(small(), striped(64), **step)

@@ -27,6 +27,7 @@ from edgedl.compression.base import (
     require_data,
 )
 from edgedl.compression.groups import KERNELS, Groups, channel_groups, families
+from edgedl.compression.preservation import preserved
 from edgedl.compression.reconstruction import output_error, reconstruct
 from edgedl.compression.removal import Costs, removed
 from edgedl.compression.selection import Selection
@@ -222,12 +223,14 @@ class _Run:
             data = require_data(self.data, self.where, "scope best")
             return output_error(made, self.model, data, seed=self.context.seed)
         short = replace(training, epochs=self.options.trial, patience=None)
-        return fine_tune(made, self.data, short, replace(self.context, folder=None)).history["loss"][-1]
+        told = fine_tune(made, self.data, short, replace(self.context, folder=None), on_step=preserved(made))
+        return told.history["loss"][-1]
 
     def _train(self, epochs: int) -> None:
         training = self.context.step.training
         if training is not None and epochs:
-            fine_tune(self.model, self.data, replace(training, epochs=epochs), self.context)
+            kept = preserved(self.model)
+            fine_tune(self.model, self.data, replace(training, epochs=epochs), self.context, on_step=kept)
 
     def _chosen(self, groups: Groups) -> list[str]:
         """The layers whose channels may go. Raises InputError and UnsupportedError where none may."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedl.compression.groups import Groups, Use
+from edgedl.compression.preservation import shared_codes, shared_values
 from edgedl.fitting.losses import packed
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.graph import Graph
@@ -71,13 +72,14 @@ def reconstruct(
 
     `model` is `before`, whose channel `groups` these are, without those where mask `keep` (groups.count,) is False.
     Layers that are called more than once, and those whose inputs are what they were, stay as they are, as do other
-    kinds than convolutions and Dense, and those of more than LARGEST weights an output.
+    kinds than convolutions and Dense, those of more than LARGEST weights an output, and the zeros and clusters of
+    earlier steps.
     """
     walked = Graph.of(model)
     rows = np.random.default_rng([seed, 6]).permutation(data.count)[:SAMPLES]
     fitted = 0
     for name, use in groups.uses.items():
-        if not _is_able(use):
+        if not _is_able(use) or _is_kept(use.layer.get_weights()[0]):
             continue
         now, then = walked.calls_of(name)[0], use.calls[0]
         watch = [_until(m, call.inputs[0].tensor) for m, call in ((model, now), (before, then))]
@@ -104,6 +106,12 @@ def _is_able(use: Use) -> bool:
     if type(use.layer).__name__ not in ABLE or len(use.calls) > 1 or getattr(use.layer, "padding", "") == "causal":
         return False
     return int(np.prod(use.layer.kernel.shape[:-1])) <= LARGEST
+
+
+def _is_kept(kernel: Array) -> bool:
+    """Whether an earlier step pruned or clustered it."""
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    return not matrix.all() or shared_codes(matrix) is not None or shared_values(matrix) is not None
 
 
 def _until(model: keras.Model, tensor: Any) -> keras.Model:
