@@ -54,8 +54,8 @@ class Training:
     distill: Distill | None = None
 
     def __post_init__(self) -> None:
-        for kind in {"mixup", "auto"} & set(self.augment):
-            if self.distill is None or self.distill.alpha < 1:
+        for kind in self.augment:
+            if kind in ("mixup", "auto") and (self.distill is None or self.distill.alpha < 1):
                 message = f"augment {kind} makes samples without labels: it needs distill = {{ alpha = 1 }}"
                 raise ValueError(message)
 

@@ -17,6 +17,7 @@ from edgedl.fitting.losses import packed
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.graph import Call, Graph, Role, Value, role
 from edgedl.models import specs
+from edgedl.models.tensors import with_outputs
 
 if TYPE_CHECKING:
     import keras
@@ -140,12 +141,10 @@ def by_data(model: keras.Model, uses: Sequence[Use], data: TrainingData, toleran
 
     A channel is constant where its smallest and largest value differ by at most `tolerance`.
     """
-    import keras
     import tensorflow as tf
 
     taken = {use.name: [call.inputs[0].tensor for call in use.calls] for use in uses}
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    watch = keras.Model(structure, taken)
+    watch = with_outputs(model, taken)
     dtypes = {spec.name: spec.dtype for spec in specs(model)[0]}
 
     def extremes(arrays: Any) -> Any:

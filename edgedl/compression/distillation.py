@@ -12,6 +12,7 @@ from edgedl.errors import InputError
 from edgedl.fitting.losses import choose, ends_in_sigmoid, packed
 from edgedl.fitting.samples import TrainingData
 from edgedl.models import specs
+from edgedl.models.tensors import with_outputs
 from edgedl.recipes import Distill
 
 if TYPE_CHECKING:
@@ -158,9 +159,6 @@ def _mean(values: Any) -> Any:
 
 def _with_features(model: keras.Model, layers: list[Any]) -> keras.Model:
     """The model with the outputs of these layers added, weights shared."""
-    import keras
-
     outputs = {spec.name: tensor for spec, tensor in zip(specs(model)[1], model.outputs, strict=True)}
     outputs |= {FEATURE + layer.name: layer.output for layer in layers}
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return keras.Model(structure, outputs)
+    return with_outputs(model, outputs)

@@ -13,10 +13,10 @@ import numpy as np
 
 from edgedl.compression.groups import Groups, Use
 from edgedl.compression.preservation import shared_codes, shared_values
-from edgedl.fitting.losses import packed
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.graph import Graph
 from edgedl.models import specs
+from edgedl.models.tensors import call_flat, with_outputs
 
 if TYPE_CHECKING:
     import keras
@@ -67,8 +67,8 @@ class Moments:
 
 def reconstruct(
     model: keras.Model, before: keras.Model, groups: Groups, keep: Array, data: TrainingData, *, seed: int = 0
-) -> int:
-    """Fit the kernels of `model` in place to what `before` gives, layer after layer; how many were.
+) -> None:
+    """Fit the kernels of `model` in place to what `before` gives, layer after layer.
 
     `model` is `before`, whose channel `groups` these are, without those where mask `keep` (groups.count,) is False.
     Layers that are called more than once, and those whose inputs are what they were, stay as they are, as do other
@@ -77,26 +77,22 @@ def reconstruct(
     """
     walked = Graph.of(model)
     rows = np.random.default_rng([seed, 6]).permutation(data.count)[:SAMPLES]
-    fitted = 0
     for name, use in groups.uses.items():
         if not _is_able(use) or _is_kept(use.layer.get_weights()[0]):
             continue
         now, then = walked.calls_of(name)[0], use.calls[0]
-        watch = [_until(m, call.inputs[0].tensor) for m, call in ((model, now), (before, then))]
+        watch = [with_outputs(m, call.inputs[0].tensor) for m, call in ((model, now), (before, then))]
         follower = walked.next(now)
         normalized = follower is not None and follower.kind == "BatchNormalization"
-        fitted += _fit(now.layer, use, keep[use.outputs], _pairs(watch, data, rows), normalized=normalized)
-    return fitted
+        _fit(now.layer, use, keep[use.outputs], _pairs(watch, data, rows), normalized=normalized)
 
 
 def output_error(model: keras.Model, before: keras.Model, data: TrainingData, *, seed: int = 0) -> float:
     """The mean square by which the outputs of `model` differ from those of `before`, on samples of the data."""
-    import keras
-
     rows = np.random.default_rng([seed, 6]).permutation(data.count)[:SAMPLES]
     total, count = 0.0, 0
     for pair in _pairs([model, before], data, rows):
-        for ours, theirs in zip(*(keras.tree.flatten(outputs) for outputs in pair), strict=True):
+        for ours, theirs in zip(*pair, strict=True):
             total += float(np.square(ours - theirs).sum())
             count += int(np.prod(ours.shape))
     return total / count
@@ -114,40 +110,30 @@ def _is_kept(kernel: Array) -> bool:
     return not matrix.all() or shared_codes(matrix) is not None or shared_values(matrix) is not None
 
 
-def _until(model: keras.Model, tensor: Any) -> keras.Model:
-    import keras
-
-    return keras.Model(model.inputs[0] if isinstance(model, keras.Sequential) else model.input, tensor)
-
-
-def _pairs(models: list[keras.Model], data: TrainingData, rows: Array) -> Iterator[list[Any]]:
-    """What both models give for the samples, batch by batch."""
+def _pairs(models: list[keras.Model], data: TrainingData, rows: Array) -> Iterator[list[list[Any]]]:
+    """What both models give for the samples, batch by batch: the outputs of each."""
     import tensorflow as tf
 
     for part in batches(rows, BATCH):
         arrays, _ = data.take(np.sort(part))
-        yield [
-            model(packed(model, [tf.cast(arrays[s.name], s.dtype) for s in specs(model)[0]]), training=False)
-            for model in models
-        ]
+        yield [call_flat(m, [tf.cast(arrays[s.name], s.dtype) for s in specs(m)[0]]) for m in models]
 
 
-def _fit(layer: Any, use: Use, keep: Array, pairs: Iterator[list[Any]], *, normalized: bool) -> bool:
-    """Whether a layer was fitted: its bias too where it has one, and without it where a mean is taken off after."""
+def _fit(layer: Any, use: Use, keep: Array, pairs: Iterator[list[list[Any]]], *, normalized: bool) -> None:
+    """Fit a layer whose inputs changed: its bias too where it has one, and without where a mean is taken off after."""
     kernel, *bias = layer.get_weights()
     start = kernel.reshape(-1, kernel.shape[-1])
     moments = Moments(*start.shape)
     most = max(ROWS, ROWS_A_WEIGHT * len(start))
-    for number, (now, then) in enumerate(pairs):
+    for number, ((now,), (then,)) in enumerate(pairs):
         if number == 0 and _alike(now.numpy(), then.numpy()):
-            return False
+            return
         x, y = patches(layer, now).numpy(), linear(use.layer, then).numpy()[..., keep]
         y = y.reshape(*x.shape[:2], -1)
         step = max(1, x.shape[1] * SAMPLES // most)
         moments.add(*(a[:, number % step :: step].reshape(-1, a.shape[-1]) for a in (x, y)))
     found, shift = moments.fitted(start.astype(np.float64), shift=bool(bias) or normalized)
     layer.set_weights([found.reshape(kernel.shape), *([shift] if bias else [])])
-    return True
 
 
 def _alike(ours: Array, theirs: Array) -> bool:

@@ -73,6 +73,13 @@ def carried_scheme(model: keras.Model) -> Scheme | None:
     return Scheme(found.pop()) if found else None
 
 
+def with_outputs(model: keras.Model, outputs: Any) -> keras.Model:
+    """A model of the same inputs and layers that gives these tensors of it: a tensor, or a structure of them."""
+    import keras
+
+    return keras.Model(model.inputs[0] if isinstance(model, keras.Sequential) else model.input, outputs)
+
+
 def call_flat(model: keras.Model, arrays: Sequence[Any]) -> list[Any]:
     """The outputs in Keras's flat order, inputs given in the same order, at inference."""
     import keras
