@@ -34,6 +34,7 @@ Array = NDArray[Any]
 Data = TrainingData | None
 BATCH_NORM_SAMPLES = 2048  # enough for a mean and a variance a channel
 BATCH_NORM_BATCH = 128
+SMALL = 0.1  # of the size that an initialized channel has: below it a channel moves in proportion
 
 
 def _silent(_: str) -> None:
@@ -186,19 +187,20 @@ def _checkpoint(
 
 
 def paces(model: keras.Model) -> dict[str, Array]:
-    """How fast each weight of a kernel may move, by path: in proportion to its channel's size where that is small.
+    """How fast each weight of a kernel may move, by path: in proportion to its channel's size where that is SMALL.
 
     Adam moves every weight by about the learning rate. Channels that take raw pixels, or that batch normalization was
     folded into, may be hundreds of times smaller than the sqrt(2 / fan_in) that He et al., arXiv:1502.01852, eq. (10),
     draws, and are lost in a few steps. Steps relative to the weights are those of Adafactor: Shazeer and Stern,
-    arXiv:1804.04235, section 8.
+    arXiv:1804.04235, section 8. Channels that trained kernels usually have are left at Adam's pace: slowed to their
+    half or third they recover from pruning far slower.
     """
     from edgedl.compression.kernels import all_kernels
 
     found = {}
     for kernel in all_kernels(model):
         matrix = kernel.matrix(kernel.read())
-        pace = np.sqrt(np.square(matrix).mean(axis=0) * kernel.fan_in / 2)
+        pace = np.sqrt(np.square(matrix).mean(axis=0) * kernel.fan_in / 2) / SMALL
         if (pace < 1).any():
             full = np.broadcast_to(np.minimum(pace, 1), matrix.shape)
             found[kernel.variable.path] = kernel.unmatrix(full).astype(np.float32)
