@@ -41,7 +41,7 @@ class MagnitudeOptions:
     sparsity: Annotated[float, Within("[0, 1)")]
     scope: Literal["layer", "global"] = "layer"
     schedule: Schedule = "polynomial"
-    ramp: Annotated[float, Within("(0, 1]")] = 0.5
+    ramp: Annotated[float, Within("(0, 1]")] = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class BlockOptions:
     sparsity: Annotated[float, Within("[0, 1)")]
     block: tuple[Annotated[int, Within("[1, inf)")], ...] = (4, 1)
     schedule: Schedule = "polynomial"
-    ramp: Annotated[float, Within("(0, 1]")] = 0.5
+    ramp: Annotated[float, Within("(0, 1]")] = 0.8
 
     def __post_init__(self) -> None:
         if len(self.block) != 2 or self.block == (1, 1):
