@@ -7,7 +7,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 
-from edgedl.compression.augmentation import Augmented, flipped, mixed, shifted
+from edgedl.compression.augmentation import Augmented, flipped, mixed, shifted, zoomed
 from edgedl.compression.base import Context, fine_tune, matching_layers, re_estimate_batch_norm
 from edgedl.compression.distillation import softened_binary_divergence, softened_divergence
 from edgedl.errors import InputError
@@ -97,15 +97,17 @@ def test_fine_tune_follows_features():
         fine_tune(student, data, lost, context(teacher=teacher))
 
 
-def test_fine_tune_moves_small_channels_in_proportion_and_no_others_slower():
+@pytest.mark.parametrize("small", [0.1, 1.0])
+def test_fine_tune_moves_small_channels_in_proportion_and_no_others_slower(small):
     model = network()
     conv = model.get_layer("conv")
     kernel = np.ones((3, 3, 1, 4), np.float32) * [1, 0.05, 0.001, 0]
     conv.kernel.assign(kernel)
-    fine_tune(model, samples(32, labels=True), Training(learning_rate=1e-3, batch_size=32), context())
+    fine_tune(model, samples(32, labels=True), Training(learning_rate=1e-3, batch_size=32), context(), small=small)
     moved = np.abs(conv.kernel.numpy() - kernel).max(axis=(0, 1, 2))
-    usual = np.sqrt(2 / 9)  # what an initialized one has
-    np.testing.assert_allclose(moved, 1e-3 * np.array([1, 1, 0.01 / usual, 0]), rtol=0.01)  # one Adam step
+    limit = small * np.sqrt(2 / 9)  # of what an initialized one has
+    paces = np.minimum(np.array([1, 0.05, 0.001, 0]) / limit, 1)
+    np.testing.assert_allclose(moved, 1e-3 * paces, rtol=0.01)  # one Adam step
 
 
 def test_fine_tune_says_what_is_missing():
@@ -139,7 +141,7 @@ def test_training_that_diverges_keeps_the_last_good_weights(tmp_path):
 
 def test_augmentation_keeps_shape_and_type_and_follows_the_seed():
     data = samples(32)
-    first, second = (Augmented.of(data, ("flip", "shift", "mixup"), 0) for _ in range(2))
+    first, second = (Augmented.of(data, ("flip", "zoom", "shift", "mixup"), 0) for _ in range(2))
     rows = np.arange(32)
     taken = first.take(rows)[0]["image"]
     np.testing.assert_array_equal(taken, second.take(rows)[0]["image"])
@@ -180,6 +182,15 @@ def test_augmentation_array_functions():
     inner = {tuple(m[2:6, 2:6, 0].ravel()) for m in moved[:1]}
     shifts = [batch[0, 2 + a : 6 + a, 2 + b : 6 + b, 0] for a in (-1, 0, 1) for b in (-1, 0, 1)]
     assert inner <= {tuple(s.ravel()) for s in shifts}
+    ramp = np.tile(np.arange(0, 160, 10, dtype=np.uint8)[None, :, None, None], (64, 1, 16, 3))
+    parts = zoomed(ramp, generator)
+    steps = np.diff(parts[:, :, 0, 0].astype(int), axis=1)
+    whole = (steps == 10).all(axis=1)
+    assert 16 < whole.sum() < 48
+    assert (parts[whole] == ramp[0]).all()
+    assert 5 <= steps[~whole].min() <= steps[~whole].max() <= 10  # 0.6 to 1 of the slope, rounded
+    assert np.unique(parts[~whole][:, 0, 0, 0]).size > 4  # they start anywhere
+    assert (parts == parts[:, :, :1, :1]).all()
     blended = mixed(batch, generator)
     assert blended.dtype == np.uint8
     assert blended.min() >= batch.min()

@@ -15,6 +15,7 @@ from edgedl.fitting.samples import TrainingData
 Array = NDArray[Any]
 IMAGE_RANK = 4  # (samples, height, width, channels)
 SHIFT = 1 / 8  # of the height and the width
+SMALLEST_PART = 0.6  # of the height and the width, that fills the image
 AUTO = {3: ("flip", "shift"), 1: ("shift",)}  # by channels: what is left and right matters in a spectrogram
 
 
@@ -65,6 +66,8 @@ def augmented(inputs: Mapping[str, Array], kinds: tuple[str, ...], generator: np
             asked = (*kinds, *(AUTO.get(batch.shape[-1], ()) if "auto" in kinds else ()))
             if "flip" in asked:
                 batch = flipped(batch, generator)
+            if "zoom" in asked:
+                batch = zoomed(batch, generator)
             if "shift" in asked:
                 batch = shifted(batch, generator)
             if "mixup" in asked:
@@ -88,6 +91,25 @@ def shifted(batch: Array, generator: np.random.Generator) -> Array:
     rows = moves[0][:, None] + np.arange(height)
     columns = moves[1][:, None] + np.arange(width)
     return np.asarray(padded[np.arange(len(batch))[:, None, None], rows[:, :, None], columns[:, None, :]])
+
+
+def zoomed(batch: Array, generator: np.random.Generator) -> Array:
+    """A part of each image, of 0.6 to 1 of its sides and anywhere, enlarged to its size; each second one stays whole.
+
+    Szegedy et al., arXiv:1409.4842, section 6, with the aspect kept; linear in between.
+    """
+    count, height, width, _ = batch.shape
+    part = np.where(generator.random(count) < 0.5, 1, generator.uniform(SMALLEST_PART, 1, count))
+    found = batch.astype(np.float32)
+    for axis, size in ((1, height), (2, width)):
+        start = generator.random(count) * (1 - part) * (size - 1)
+        at = start[:, None] + part[:, None] * np.arange(size)  # (count, size), where each row or column comes from
+        low = np.minimum(at.astype(np.int64), size - 1)
+        shape = (count, size, 1, 1) if axis == 1 else (count, 1, size, 1)
+        share = (at - low).astype(np.float32).reshape(shape)
+        near, far = (np.take_along_axis(found, i.reshape(shape), axis) for i in (low, np.minimum(low + 1, size - 1)))
+        found = near + share * (far - near)
+    return np.asarray(found if batch.dtype.kind == "f" else np.rint(found), batch.dtype)
 
 
 def mixed(batch: Array, generator: np.random.Generator) -> Array:

@@ -125,9 +125,11 @@ def fine_tune(
     context: Context,
     *,
     on_step: OnStep | None = None,
+    small: float = SMALL,
 ) -> FitResult:
     """Train `model` in place as `training` says, taught by `context.teacher` where it says `distill`.
 
+    Channels of less than `small` of their usual size train in proportion to it (see `paces`).
     Raises InputError: no data, no labels and no teacher, or training that diverged; the weights are then those of the
     last epoch that was finite, which also lie in `context.folder`.
     """
@@ -140,7 +142,7 @@ def fine_tune(
         schedule=training.schedule,
         patience=training.patience,
         seed=context.seed,
-        paces=paces(model),
+        paces=paces(model, small),
     )
     samples = Augmented.of(data, training.augment, context.seed) if training.augment else data
     guard = _Guard(model, math.ceil(data.count / training.batch_size), on_step)
@@ -186,21 +188,21 @@ def _checkpoint(
     return Checkpoint(context.folder / f"training-{start.hexdigest()[:16]}.npz", keepers)
 
 
-def paces(model: keras.Model) -> dict[str, Array]:
-    """How fast each weight of a kernel may move, by path: in proportion to its channel's size where that is SMALL.
+def paces(model: keras.Model, small: float = SMALL) -> dict[str, Array]:
+    """How fast each weight of a kernel may move, by path: in proportion to its channel's size where that is `small`.
 
     Adam moves every weight by about the learning rate. Channels that take raw pixels, or that batch normalization was
     folded into, may be hundreds of times smaller than the sqrt(2 / fan_in) that He et al., arXiv:1502.01852, eq. (10),
     draws, and are lost in a few steps. Steps relative to the weights are those of Adafactor: Shazeer and Stern,
-    arXiv:1804.04235, section 8. Channels that trained kernels usually have are left at Adam's pace: slowed to their
-    half or third they recover from pruning far slower.
+    arXiv:1804.04235, section 8. The sizes that trained kernels usually have, a tenth and more, are left at Adam's pace:
+    slowed in proportion they recover from pruning far slower.
     """
     from edgedl.compression.kernels import all_kernels
 
     found = {}
     for kernel in all_kernels(model):
         matrix = kernel.matrix(kernel.read())
-        pace = np.sqrt(np.square(matrix).mean(axis=0) * kernel.fan_in / 2) / SMALL
+        pace = np.sqrt(np.square(matrix).mean(axis=0) * kernel.fan_in / 2) / small
         if (pace < 1).any():
             full = np.broadcast_to(np.minimum(pace, 1), matrix.shape)
             found[kernel.variable.path] = kernel.unmatrix(full).astype(np.float32)

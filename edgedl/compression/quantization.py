@@ -63,7 +63,8 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
     if options.bias_correction:
         correct_biases(made, samples)
     if training is not None:
-        fine_tune(made, data, training, context, on_step=preserved(made))
+        # there is little to recover: small steps suit the grid of the integers, in channels of any size
+        fine_tune(made, data, training, context, on_step=preserved(made), small=1.0)
     settle(made, placed, walked, found)
     return made
 
