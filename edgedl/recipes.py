@@ -39,10 +39,10 @@ class Distill:
 class Training:
     """Fine-tuning within a step.
 
-    `augment` varies image inputs at random: flip left and right, shift by an eighth, enlarge a part, mix two images. Only the user
-    knows whether a flipped sample is still one, but a teacher gives its answer anyway: where it teaches alone (distill
-    with alpha = 1, which mixup needs as well), auto flips and shifts inputs of three channels, shifts those of one
-    (digits and spectrograms have a left and a right), and leaves all others.
+    `augment` varies image inputs at random: flip left and right, zoom into a part, shift by an eighth, mix two images.
+    Only the user knows whether a flipped sample is still one, but a teacher gives its answer anyway: where it teaches
+    alone (distill with alpha = 1, which mixup needs as well), auto flips and shifts inputs of three channels, shifts
+    those of one (digits and spectrograms have a left and a right), and leaves all others.
     """
 
     epochs: Annotated[int, Within("[1, inf)")] = 1
