@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from edgedl.agent import saturates
+
 pytestmark = pytest.mark.real
 
 
@@ -75,6 +77,7 @@ def test_calibration_images_are_recorded_and_found_again(cli, shared, folder):
     assert "200 of 200 calibration samples are in this data" in answer.err
 
 
+@pytest.mark.skipif(saturates(), reason="x86 without VNNI: onnxruntime's integers are wrong here, float stands in")
 def test_the_int8_onnx_file_is_no_slower_than_the_float_one(cli, shared, folder):
     files = [exported(cli, shared, folder, ".onnx", scheme) for scheme in ("fp32", "int8")]
     for _ in range(3):  # the machine may be busy: the file has to be slower every time

@@ -183,7 +183,7 @@ def test_identity_pairs_go_and_real_requantizations_stay():
 def test_dynamic_products_run_on_integers_with_their_float_bias():
     rng = np.random.default_rng(0)
     values = {
-        "w": rng.integers(-127, 128, (8, 4)).astype(np.int8),
+        "w": rng.integers(-63, 64, (8, 4)).astype(np.int8),  # pairs fit 16 bits: x86 without VNNI
         "ws": rng.uniform(0.01, 0.02, 4).astype(np.float32),
         "wz": np.zeros(4, np.int8),
         "b": rng.normal(0, 10, 4).astype(np.float32),
