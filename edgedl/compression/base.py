@@ -188,14 +188,14 @@ def _checkpoint(
     return Checkpoint(context.folder / f"training-{start.hexdigest()[:16]}.npz", keepers)
 
 
-def paces(model: keras.Model, small: float = SMALL) -> dict[str, Array]:
+def paces(model: keras.Model, small: float) -> dict[str, Array]:
     """How fast each weight of a kernel may move, by path: in proportion to its channel's size where that is `small`.
 
     Adam moves every weight by about the learning rate. Channels that take raw pixels, or that batch normalization was
     folded into, may be hundreds of times smaller than the sqrt(2 / fan_in) that He et al., arXiv:1502.01852, eq. (10),
     draws, and are lost in a few steps. Steps relative to the weights are those of Adafactor: Shazeer and Stern,
-    arXiv:1804.04235, section 8. The sizes that trained kernels usually have, a tenth and more, are left at Adam's pace:
-    slowed in proportion they recover from pruning far slower.
+    arXiv:1804.04235, section 8. With SMALL the sizes that trained kernels usually have are left at
+    Adam's pace: slowed in proportion they recover from pruning far slower.
     """
     from edgedl.compression.kernels import all_kernels
 
