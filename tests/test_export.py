@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edgedl import artifacts
+from edgedl.validation import benchmark
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +56,21 @@ def test_export_onnx_is_made_from_the_tflite_file_of_the_same_scheme(cli, model,
     assert "agrees with the TFLite file" in answer.err
     sidecar = artifacts.read_sidecar(tmp_path / "a.onnx")
     assert [t["name"] for t in (*sidecar["inputs"], *sidecar["outputs"])] == ["image", "kind"]
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_a_figure_of_an_int8_onnx_file_says_where_float_stands_in(cli, model, data, tmp_path, monkeypatch, saturates):
+    monkeypatch.setattr(benchmark, "saturates", lambda: saturates)
+    given = ("--calibration-data", data / "train.npz")
+    files = {scheme: tmp_path / f"{scheme}.onnx" for scheme in ("int8", "fp32")}
+    for scheme, out in files.items():
+        assert cli("export", model, "--scheme", scheme, *given, "-o", out).code == 0
+    answer = cli("benchmark", *files.values(), "--json")
+    assert answer.code == 0, answer.err
+    told = [note for note in answer.json["notes"] if "VNNI" in note]
+    assert [note.split()[0] for note in told] == (["int8.onnx"] if saturates else [])
+    report = cli("validate", files["int8"], "--reference", model, "--data", data / "test.npz")
+    assert ("VNNI" in report.err) == saturates
 
 
 def test_export_onnx_takes_an_opset(cli, model, tmp_path):

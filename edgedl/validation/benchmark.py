@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgedl import artifacts, devices, targets, worker
+from edgedl.agent import saturates
 from edgedl.types import Artifact, Target, to_json
 from edgedl.validation import device_benchmark
 from edgedl.validation.evaluate import Setting, request
@@ -64,9 +65,16 @@ class Timing:
     def notes(self) -> tuple[str, ...]:
         """What makes this figure hard to trust."""
         cores = os.cpu_count() or 1
+        found = []
         if self.host_load > cores:
-            return (f"this machine was busy: load {self.host_load:.1f} on {cores} cores",)
-        return ()
+            found.append(f"this machine was busy: load {self.host_load:.1f} on {cores} cores")
+        if self.setting.runtime.name == "onnxruntime" and self.artifact.scheme.startswith("static_") and saturates():
+            found.append(
+                f"{self.artifact.path.name} was run and timed in float between its integers: this processor has no"
+                " VNNI, and onnxruntime's own integer kernels are quicker here but overflow; a session of yours needs"
+                " session.disable_quant_qdq = 1 for the same answers"
+            )
+        return tuple(found)
 
 
 def measure(entries: Sequence[tuple[Artifact, Setting, Mapping[str, Path]]], *, repeats: int = 100) -> list[Timing]:
