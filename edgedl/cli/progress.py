@@ -1,4 +1,4 @@
-"""The progress bar: on stderr, for what takes over two seconds, silent where stderr is no terminal."""
+"""Progress on stderr: a bar for what takes over two seconds, and where stderr is no terminal a line a minute."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 DELAY_S = 2.0
+LINE_S = 60.0
 
 
 class _Bar:
@@ -47,18 +48,33 @@ class _Bar:
             self.live.stop()
 
 
+class _Log:
+    """A line a minute, for the log of a CI job that would else look as if it hung."""
+
+    def __init__(self) -> None:
+        self.told = time.monotonic()
+        self.lock = threading.Lock()
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        with self.lock:
+            if time.monotonic() - self.told >= LINE_S:
+                self.told = time.monotonic()
+                sys.stderr.write(f"  {stage}: {done / max(total, 1):.0%}\n")
+                sys.stderr.flush()
+
+    def stop(self) -> None:
+        """Nothing is left to end."""
+
+
 @contextlib.contextmanager
 def progress_bar() -> Iterator[None]:
     """Show the progress of worker calls while the block runs."""
-    if not sys.stderr.isatty():
-        yield
-        return
     from edgedl import worker
 
-    bar = _Bar()
-    worker.on_progress = bar.update
+    shown = _Bar() if sys.stderr.isatty() else _Log()
+    worker.on_progress = shown.update
     try:
         yield
     finally:
         worker.on_progress = None
-        bar.stop()
+        shown.stop()
