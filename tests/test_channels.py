@@ -8,6 +8,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 
 from edgedl import compression, graph, recipes
+from edgedl.compression.base import re_estimate_batch_norm
 from edgedl.compression.groups import channel_groups, families
 from edgedl.compression.importance import first_order, l1_norms, of_groups, relative
 from edgedl.compression.removal import Costs, removed, sliced
@@ -216,6 +217,25 @@ def test_taylor_finds_the_channels_that_the_output_does_not_hang_on(labelled):
     ids = groups.uses["one"].outputs
     values = of_groups(flat, groups, "taylor", data, wanted=ids, seed=0, where="here")[ids]
     assert set(np.argsort(values)[:2]) == {1, 4}
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_taylor_weighs_a_normalization_without_a_scale_as_one_whose_scale_is_1(center):
+    def values(**scale):
+        keras.utils.set_random_seed(1)
+        image = keras.Input((6, 6, 2), name="image")
+        x = K.Conv2D(8, 3, name="one")(image)
+        x = K.BatchNormalization(center=center, beta_initializer="random_normal", name="norm", **scale)(x)
+        model = keras.Model(image, K.Dense(3, name="kind")(K.GlobalAveragePooling2D()(K.ReLU()(x))))
+        groups = channel_groups(model)
+        ids = groups.uses["one"].outputs
+        data = TrainingData(inputs={"image": np.random.default_rng(0).random((32, 6, 6, 2), np.float32)}, targets={})
+        re_estimate_batch_norm(model, data)
+        return of_groups(model, groups, "taylor", data, wanted=ids, seed=0, where="here")[ids]
+
+    plain = values(scale=True)
+    assert plain.min() > 0
+    np.testing.assert_allclose(values(scale=False), plain, rtol=1e-3)
 
 
 def test_skip_keeps_a_layer_and_all_that_is_tied_to_it():

@@ -11,6 +11,7 @@ from edgedl import graph
 from edgedl.errors import EdgedlError, UnsupportedError
 from edgedl.graph import Graph, Optional, Replacement, Role
 from edgedl.models import specs
+from edgedl.models.cleaning import Copier
 
 K = keras.layers
 
@@ -76,6 +77,22 @@ def test_flattened_answers_the_same_under_the_same_names():
     assert names(flat, 1) == names(model, 1)
     flat.get_layer("conv").kernel.assign(0 * flat.get_layer("conv").kernel)
     assert np.abs(model.get_layer("block").get_layer("conv").get_weights()[0]).max() > 0, "weights are copies"
+
+
+def test_copies_of_an_adapted_normalization_compute_as_it_does():
+    norm = keras.layers.Normalization(name="norm")
+    inputs = keras.Input((4,), name="x")
+    inner = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(3)])
+    model = keras.Model(inputs, keras.layers.Dense(2)(inner(keras.layers.Dropout(0.5)(inputs))))
+    x = np.random.default_rng(0).normal(100, 20, (16, 4)).astype(np.float32)
+    norm.adapt(x)
+    expected = model(x).numpy()
+
+    copies = [graph.flattened(model), Copier().copy(model), Copier(drop=True).copy(model)]
+    copies.append(graph.rebuild(graph.flattened(model), {}))
+
+    for copy in copies:
+        np.testing.assert_allclose(copy(x).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("structure", ["list", "nested output", "sequential"])

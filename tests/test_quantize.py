@@ -183,6 +183,28 @@ def _int4(packed):
     return np.where(pairs > 7, pairs - 16, pairs)
 
 
+def test_quantize_to_16_bits_keeps_layers_float_under_one_scheme(keras):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            *(keras.layers.Conv2D(8, 3, padding="same", name=f"conv_{i}") for i in range(2)),
+        ]
+    )
+    made = apply(model, samples(), scheme="static_wi8_ai16", keep_float=("conv_0",))
+    assert models.carried_scheme(made) == "static_wi8_ai16"
+
+
+def test_quantize_keeps_an_adapted_normalization_as_it_is(keras):
+    norm, layers = keras.layers.Normalization(name="norm"), keras.layers
+    model = keras.Sequential([keras.Input((8, 8, 1), name="image"), norm, layers.Flatten(), layers.Dense(3)])
+    data = samples()
+    data = TrainingData(inputs={"image": 100 + 20 * data.inputs["image"]}, targets={})
+    norm.adapt(data.inputs["image"])
+    made = apply(model, data, keep_float=("norm",))
+    expected = np.asarray(model(data.inputs["image"]))
+    np.testing.assert_allclose(np.asarray(made(data.inputs["image"])), expected, atol=0.05 * np.abs(expected).max())
+
+
 def test_quantize_keep_float_leaves_layers_float_in_the_file(keras, tmp_path):
     exporter = pytest.importorskip("edgedl_tflite.exporter")
     from edgedl.models.saving import save

@@ -107,6 +107,28 @@ def test_a_model_keeps_outputs_that_fewer_channels_can_give(norm):
     assert moved() < 0.1 * moved(reconstruct=False)
 
 
+def deep():
+    """Three normalized convolutions, trained for their statistics alone."""
+    keras.utils.set_random_seed(3)
+    x = image = keras.Input((8, 8, 2), name="image")
+    for name in ("one", "two", "three"):
+        x = K.Conv2D(12, 3, padding="same", use_bias=False, name=name)(x)
+        x = K.ReLU()(K.BatchNormalization(beta_initializer="random_normal")(x))
+    return keras.Model(image, K.Dense(3, name="kind")(K.GlobalAveragePooling2D()(x)))
+
+
+def test_layers_are_fitted_to_what_the_normalizations_before_them_give_in_the_end():
+    model = deep()
+    data = TrainingData(inputs={"image": np.random.default_rng(2).random((64, 8, 8, 2), np.float32)}, targets={})
+    re_estimate_batch_norm(model, data)
+    step = {"kind": "prune", "method": "channels", "sparsity": 0.5}
+
+    made = compression.run(model, recipes.from_table({"step": [step]}), data)
+
+    ours, theirs = (np.asarray(m(data.inputs["image"])) for m in (made, model))
+    np.testing.assert_allclose(ours.mean(axis=0), theirs.mean(axis=0), atol=1e-4)  # the last bias saw to it
+
+
 def test_without_data_and_beyond_what_fits_in_memory_kernels_stay():
     image = keras.Input((4, 4, 2), name="image")
     x = K.Flatten()(K.Conv2D(LARGEST // 16 + 8, 1, name="one")(image))

@@ -236,11 +236,12 @@ class _Guard:
         return InputError(f"{context.step.where}: {error}; {kept}")
 
 
-def re_estimate_batch_norm(model: keras.Model, data: Data, *, seed: int = 0) -> int:
+def re_estimate_batch_norm(model: keras.Model, data: Data, *, seed: int = 0, samples: int = BATCH_NORM_SAMPLES) -> int:
     """Set the statistics of every batch normalization to those of the data, in place. Returns how many there are.
 
     The mean over seeded batches of their means and variances, each with the same weight, as stochastic weight
-    averaging does it (Izmailov et al., arXiv:1803.05407, section 3.2). Without data or such layers nothing happens.
+    averaging does it (Izmailov et al., arXiv:1803.05407, section 3.2); at most `samples` are taken. Without data or
+    such layers nothing happens.
     """
     import tensorflow as tf
 
@@ -248,23 +249,16 @@ def re_estimate_batch_norm(model: keras.Model, data: Data, *, seed: int = 0) -> 
     if not layers or data is None or not data.count:
         return 0
     rng = np.random.default_rng([seed, 2])
-    chosen = rng.permutation(data.count)[:BATCH_NORM_SAMPLES]
-    momentum = tf.Variable(0.0, trainable=False)
+    chosen = rng.permutation(data.count)[:samples]
     before = [layer.momentum for layer in layers]
     dtypes = {spec.name: spec.dtype for spec in specs(model)[0]}
-
-    def forward(arrays: dict[str, Any]) -> Any:
-        typed = [tf.cast(arrays[name], dtype) for name, dtype in dtypes.items()]
-        return model(packed(model, typed), training=True)
-
-    run = tf.function(forward, autograph=False, reduce_retracing=True)
     try:
-        for layer in layers:
-            layer.momentum = momentum
         for i, rows in enumerate(batches(chosen, BATCH_NORM_BATCH)):
-            momentum.assign(i / (i + 1))
+            for layer in layers:
+                layer.momentum = i / (i + 1)
             inputs, _ = data.take(np.sort(rows))
-            run({name: tf.constant(inputs[name]) for name in dtypes})
+            typed = [tf.cast(inputs[name], dtype) for name, dtype in dtypes.items()]
+            model(packed(model, typed), training=True)
     finally:
         for layer, value in zip(layers, before, strict=True):
             layer.momentum = value

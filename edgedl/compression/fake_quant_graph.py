@@ -14,6 +14,7 @@ from edgedl.compression.fold import affine_of
 from edgedl.compression.placement import FUSED, KERNELS, OWN_ACTIVATIONS, RESHAPES, Plan, activation_name
 from edgedl.errors import UnsupportedError
 from edgedl.graph import Call, Graph, Value
+from edgedl.models.tensors import set_weights
 from edgedl.types import Scheme
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def quantized(
     builder = _Builder(plan, walked, scheme, adapt)
     made = graph.rebuild(model, {name: builder.function(name) for name in walked.layers})
     for layer, weights in builder.weights:
-        layer.set_weights(weights)
+        set_weights(layer, weights)
     return made, builder.ranges
 
 
@@ -222,7 +223,7 @@ class _Builder:
         if call in self.plan.floats:
             from edgedl.compression.fake_quant import Barrier
 
-            result = Barrier(name=self._unique(f"{call.name}_stays_float"))(result)
+            result = Barrier(self.scheme.value, name=self._unique(f"{call.name}_stays_float"))(result)
         return self._range(group)(result)
 
     def _range(self, group: int) -> Any:

@@ -6,7 +6,7 @@ The array functions take one layer's numbers; `of_groups` brings the layers of a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -102,13 +102,20 @@ def _check_covered(groups: Groups, values: Array, wanted: Array, where: str) -> 
             raise UnsupportedError(message)
 
 
-def gates(groups: Groups) -> list[tuple[Any, Array, int]]:
-    """What switches channels: variables, the group of each of their channels, and the channels' axis.
+class Gate(NamedTuple):
+    """Something that switches channels: by a first-order step the loss changes by gradient times `change`."""
 
-    Batch normalization's scale and shift where one follows a layer alone, else the layer's own kernel and bias:
+    variable: Any
+    change: Array
+    groups: Array  # of each channel
+    axis: int  # of the channels
+
+
+def _gates(groups: Groups) -> list[Gate]:
+    """Batch normalization's scale and shift where one follows a layer alone, else the layer's own kernel and bias:
     setting them to nothing silences the channel.
     """
-    found: list[tuple[Any, Array, int]] = []
+    found: list[Gate] = []
     for use in groups.sources().values():
         followers = [groups.graph.next(call) for call in use.calls]
         kinds = {None if f is None else f.kind for f in followers}
@@ -116,23 +123,35 @@ def gates(groups: Groups) -> list[tuple[Any, Array, int]]:
             found += _own_gates(use)
     for use in groups.uses.values():
         if type(use.layer).__name__ == "BatchNormalization":
-            found += [(v, use.outputs, -1) for v in (use.layer.gamma, use.layer.beta) if v is not None]
+            found += [Gate(*gate, use.outputs, -1) for gate in _switches(use.layer)]
     return found
 
 
-def _own_gates(use: Use) -> list[tuple[Any, Array, int]]:
+def _switches(norm: Any) -> list[tuple[Any, Array]]:
+    """The variables of a batch normalization, and what silences its channels by them.
+
+    Without a scale the variance stands in: y = s (x - mean) (variance + epsilon)^-1/2 gives
+    dL/ds = -2 (variance + epsilon) dL/dvariance at s = 1.
+    """
+    found = [(v, v.numpy()) for v in (norm.gamma, norm.beta) if v is not None]
+    if norm.gamma is None:
+        found.append((norm.moving_variance, -2 * (norm.moving_variance.numpy() + norm.epsilon)))
+    return found
+
+
+def _own_gates(use: Use) -> list[Gate]:
     layer, layout = use.layer, KERNELS[type(use.layer).__name__]
     kernel = layer.pointwise_kernel if layout == "separable" else layer.kernel
-    own = [(kernel, use.outputs, -2 if layout == "transposed" else -1)]
-    return own + ([(layer.bias, use.outputs, -1)] if layer.use_bias else [])
+    own = [Gate(kernel, kernel.numpy(), use.outputs, -2 if layout == "transposed" else -1)]
+    return own + ([Gate(layer.bias, layer.bias.numpy(), use.outputs, -1)] if layer.use_bias else [])
 
 
 def _taylor(model: keras.Model, groups: Groups, data: Any, seed: int) -> Array:
     """First-order importance on seeded samples; without labels, the sensitivity of all outputs (random signs)."""
     import tensorflow as tf
 
-    found = gates(groups)
-    variables = list({id(v): v for v, _, _ in found}.values())
+    found = _gates(groups)
+    variables = [gate.variable for gate in found]
     inputs, targets = data.take(np.arange(min(data.count, 256)))
     criteria = choose(model, inputs, targets, None, partial=True)
     takes, names = specs(model)[0], [s.name for s in specs(model)[1]]
@@ -142,7 +161,8 @@ def _taylor(model: keras.Model, groups: Groups, data: Any, seed: int) -> Array:
     def gradients(arrays: Any, labels: Any, signs: Any) -> Any:
         import keras
 
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([v.value for v in variables])
             flat = keras.tree.flatten(model(packed(model, [tf.cast(arrays[s.name], s.dtype) for s in takes])))
             outputs = dict(zip(names, flat, strict=True))
             if criteria:
@@ -159,11 +179,10 @@ def _taylor(model: keras.Model, groups: Groups, data: Any, seed: int) -> Array:
         shapes = {n: (len(positions), *t.shape[1:]) for n, t in zip(names, model.outputs, strict=True)}
         signs = {n: tf.constant(_signs(rng, s)) for n, s in shapes.items()} if not criteria else {}
         answers = gradients(_tensors(arrays), _tensors(labels), signs)
-        by_variable = {id(v): g.numpy() * v.numpy() for v, g in zip(variables, answers, strict=True)}
         row = np.zeros(groups.count)
-        for variable, ids, axis in found:
-            moved = np.moveaxis(by_variable[id(variable)], axis, -1)
-            np.add.at(row, ids, moved.reshape(-1, moved.shape[-1]).sum(axis=0))
+        for gate, gradient in zip(found, answers, strict=True):
+            moved = np.moveaxis(gradient.numpy() * gate.change, gate.axis, -1)
+            np.add.at(row, gate.groups, moved.reshape(-1, moved.shape[-1]).sum(axis=0))
         rows.append(row)
     return first_order(np.stack(rows))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgedl.compression.base import re_estimate_batch_norm
 from edgedl.compression.groups import Groups, Use
 from edgedl.compression.preservation import shared_codes, shared_values
 from edgedl.fitting.samples import TrainingData, batches
@@ -73,7 +74,7 @@ def reconstruct(
     `model` is `before`, whose channel `groups` these are, without those where mask `keep` (groups.count,) is False.
     Layers that are called more than once, and those whose inputs are what they were, stay as they are, as do other
     kinds than convolutions and Dense, those of more than LARGEST weights an output, and the zeros and clusters of
-    earlier steps.
+    earlier steps. Statistics of batch normalizations before a fitted layer are those of the data by then.
     """
     walked = Graph.of(model)
     rows = np.random.default_rng([seed, 6]).permutation(data.count)[:SAMPLES]
@@ -82,6 +83,9 @@ def reconstruct(
             continue
         now, then = walked.calls_of(name)[0], use.calls[0]
         watch = [with_outputs(m, call.inputs[0].tensor) for m, call in ((model, now), (before, then))]
+        if _alike(watch, data, rows[:BATCH]):
+            continue
+        re_estimate_batch_norm(watch[0], data, seed=seed, samples=SAMPLES)  # what it gets must not move afterwards
         follower = walked.next(now)
         normalized = follower is not None and follower.kind == "BatchNormalization"
         _fit(now.layer, use, keep[use.outputs], _pairs(watch, data, rows), normalized=normalized)
@@ -120,14 +124,12 @@ def _pairs(models: list[keras.Model], data: TrainingData, rows: Array) -> Iterat
 
 
 def _fit(layer: Any, use: Use, keep: Array, pairs: Iterator[list[list[Any]]], *, normalized: bool) -> None:
-    """Fit a layer whose inputs changed: its bias too where it has one, and without where a mean is taken off after."""
+    """Fit a layer to inputs that changed: with its bias; `normalized` where a mean is taken off after, whether it has one or not."""
     kernel, *bias = layer.get_weights()
     start = kernel.reshape(-1, kernel.shape[-1])
     moments = Moments(*start.shape)
     most = max(ROWS, ROWS_A_WEIGHT * len(start))
     for number, ((now,), (then,)) in enumerate(pairs):
-        if number == 0 and _alike(now.numpy(), then.numpy()):
-            return
         x, y = patches(layer, now).numpy(), linear(use.layer, then).numpy()[..., keep]
         y = y.reshape(*x.shape[:2], -1)
         step = max(1, x.shape[1] * SAMPLES // most)
@@ -136,7 +138,8 @@ def _fit(layer: Any, use: Use, keep: Array, pairs: Iterator[list[list[Any]]], *,
     layer.set_weights([found.reshape(kernel.shape), *([shift] if bias else [])])
 
 
-def _alike(ours: Array, theirs: Array) -> bool:
+def _alike(models: list[keras.Model], data: TrainingData, rows: Array) -> bool:
+    ours, theirs = (given.numpy() for (given,) in next(_pairs(models, data, rows)))
     return ours.shape == theirs.shape and bool(np.abs(ours - theirs).max() <= SAME * np.abs(theirs).max())
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from edgedl.errors import InputError, UnsupportedError
+from edgedl.models.tensors import set_weights
 
 if TYPE_CHECKING:
     import keras
@@ -48,7 +49,7 @@ def placed(model: keras.Model, devices: Sequence[str]) -> Iterator[keras.Model]:
             yield model
             return
         copy = keras.models.clone_model(model)
-        copy.set_weights(model.get_weights())
+        set_weights(copy, model.get_weights())
         yield copy
     model.set_weights(copy.get_weights())
 

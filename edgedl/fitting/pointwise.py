@@ -25,7 +25,7 @@ def sampled_first(model: keras.Model) -> Iterator[None]:
     """Let such layers take every so-manieth place first, and convolve without a stride then: the same numbers."""
     import keras
 
-    layers = [op for op in operations(model) if _is_unsafe(op)]
+    layers = unsafe_layers(model)
     for layer in layers:
         if type(layer) is keras.layers.Conv1D:  # which does not ask its convolution_op
             vars(layer)["call"] = partial(_called, layer)
@@ -37,6 +37,11 @@ def sampled_first(model: keras.Model) -> Iterator[None]:
         for layer in layers:
             vars(layer).pop("call", None)
             vars(layer).pop("convolution_op", None)
+
+
+def unsafe_layers(model: keras.Model) -> list[Any]:
+    """The layers whose gradient oneDNN gets wrong."""
+    return [op for op in operations(model) if _is_unsafe(op)]
 
 
 def _is_unsafe(layer: Any) -> bool:

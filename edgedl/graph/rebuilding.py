@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgedl.errors import UnsupportedError
 from edgedl.graph.walking import Graph, Value
 from edgedl.models.files import first_line
-from edgedl.models.tensors import quiet, specs
+from edgedl.models.tensors import quiet, set_weights, specs
 
 if TYPE_CHECKING:
     import keras
@@ -74,7 +74,7 @@ class _Builder:
             structure = [keras.tree.pack_sequence_as(s, t) for s, t in ((model.input, inputs), (model.output, outputs))]
             new = keras.Model(*structure, name=model.name)
         for layer, weights in self.weights:
-            layer.set_weights(weights)
+            set_weights(layer, weights)
         return new
 
     def _layer(self, name: str, old: Any) -> Any:

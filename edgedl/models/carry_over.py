@@ -18,7 +18,7 @@ from edgedl.errors import EdgedlError, InputError, UnsupportedError
 from edgedl.models import files, keras_2_ops
 from edgedl.models.cleaning import HALF_TOLERANCE, TRAINING_ONLY
 from edgedl.models.files import KerasFile, first_line
-from edgedl.models.tensors import FREE_SIZES, largest_difference, sample_inputs
+from edgedl.models.tensors import FREE_SIZES, largest_difference, sample_inputs, set_weights
 
 if TYPE_CHECKING:
     import keras
@@ -133,9 +133,8 @@ class _Replay:
             try:
                 values = old.get_weights()
                 states = len(new.weights) - len(values) if getattr(new, "stateful", False) else 0
-                new.set_weights([*values, *(np.zeros(w.shape, w.dtype) for w in new.weights[len(values) :][:states])])
-                if hasattr(new, "finalize_state"):
-                    new.finalize_state()
+                empty = (np.zeros(w.shape, w.dtype) for w in new.weights[len(values) :][:states])
+                set_weights(new, [*values, *empty])
             except ValueError as e:
                 message = f"layer {old.name!r} ({type(old).__name__}): its Keras 2 weights do not fit ({first_line(e)})"
                 raise UnsupportedError(message) from e

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from edgedl.errors import UnsupportedError
 from edgedl.models.files import first_line
-from edgedl.models.tensors import call_flat, graph_operations, is_graph, largest_difference, operations, probe, quiet
+from edgedl.models.tensors import (
+    call_flat,
+    graph_operations,
+    is_graph,
+    largest_difference,
+    operations,
+    probe,
+    quiet,
+    set_weights,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -132,7 +141,7 @@ class Copier:
         for old, new in self.made.values():
             whole = old is not new and not is_graph(old) and type(old).__name__ != "TimeDistributed"
             if whole and getattr(old, "weights", None):
-                new.set_weights(old.get_weights())
+                set_weights(new, old.get_weights())
         return copy
 
     def _input(self, tensor: Any, name: str | None = None) -> Any:

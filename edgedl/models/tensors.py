@@ -73,6 +73,14 @@ def carried_scheme(model: keras.Model) -> Scheme | None:
     return Scheme(found.pop()) if found else None
 
 
+def set_weights(target: Any, weights: Sequence[Array]) -> None:
+    """Set the weights of a layer or model, and what is worked out of them: Normalization keeps its mean apart."""
+    target.set_weights(weights)
+    for op in operations(target):
+        if hasattr(op, "finalize_state"):
+            op.finalize_state()
+
+
 def with_outputs(model: keras.Model, outputs: Any) -> keras.Model:
     """A model of the same inputs and layers that gives these tensors of it: a tensor, or a structure of them."""
     import keras

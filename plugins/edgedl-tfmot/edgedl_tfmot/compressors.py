@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgedl.errors import InputError
+from edgedl.fitting.pointwise import unsafe_layers
 from edgedl.models.tensors import probe, specs
 from edgedl_tfmot import carrying, process
 
@@ -105,7 +106,9 @@ class _Tfmot:
                 "seed": context.seed,
                 "tflite": str(tflite) if tflite else None,
             }
-            reply, weights, answers = process.call(request, network.weights(), inputs, expected, Path(folder))
+            reply, weights, answers = process.call(
+                request, network.weights(), inputs, expected, Path(folder), onednn=not unsafe_layers(model)
+            )
         copy, difference = carrying.carried_back(model, network, weights, inputs, answers)
         worst = max(difference, reply["difference"])
         reply["notes"].append(f"carried to Keras 2 and back; outputs differ by at most {worst:.2g} on seeded input")

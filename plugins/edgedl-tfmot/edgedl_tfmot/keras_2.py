@@ -54,6 +54,8 @@ def build(graph: Mapping[str, Any], weights: Mapping[str, Arrays]) -> Any:
 def _set(layer: Any, arrays: Arrays, name: str) -> None:
     try:
         layer.set_weights(arrays)
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
     except ValueError as e:
         message = f"layer {name!r} ({type(layer).__name__}): its weights do not fit Keras 2's ({e})"
         raise UnsupportedError(message) from e

@@ -30,16 +30,26 @@ SAID_LINES = 3
 
 
 def call(
-    request: Mapping[str, Any], weights: Mapping[str, Arrays], inputs: Arrays, expected: Arrays, folder: Path
+    request: Mapping[str, Any],
+    weights: Mapping[str, Arrays],
+    inputs: Arrays,
+    expected: Arrays,
+    folder: Path,
+    *,
+    onednn: bool,
 ) -> Any:
     """Run a request in a process of its own: its reply, the weights by layer, and the model's answers on `inputs`.
 
+    With `onednn` TensorFlow computes as it does unless told otherwise, which trains some 1.5 times as fast.
     Raises what TFMOT's side raised of edgedl's errors, else WorkerError with the last lines of its log.
     """
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     save(folder / "weights.npz", weights)
     save(folder / "probe.npz", {"inputs": inputs, "expected": expected})
     environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("TF_ENABLE_ONEDNN_OPTS", None)
+    if not onednn:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = "0"
     log = folder / "log"
     with log.open("wb") as f:
         # -P: the working directory is the user's, and may hold a module of any name

@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from edgedl import compression, recipes
-from edgedl.errors import InputError, UnsupportedError
+from edgedl.errors import InputError, UnsupportedError, WorkerError
 from edgedl.fitting.samples import TrainingData
+from edgedl_tfmot import process
 
 TRAINING = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 32}
 
@@ -17,6 +19,26 @@ def compress(model, samples, said=None, folder=None, **step):
     data = TrainingData(inputs={"image": samples[0]}, targets={"kind": samples[1]})
     recipe = recipes.from_table({"step": [{"kind": "tfmot", **step}]})
     return compression.run(model, recipe, data, say=(said if said is not None else []).append, folder=folder)
+
+
+@pytest.mark.parametrize(("channels", "setting"), [(8, "0"), (16, None)])
+def test_tfmot_computes_as_its_users_have_it_but_where_that_corrupts_memory(channels, setting, monkeypatch):
+    import keras
+
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # as in the worker
+    started = []
+
+    def ended(command, env, **_):
+        started.append(env)
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(process.subprocess, "run", ended)
+    image = keras.Input((4, 4, channels), name="image")
+    short = keras.layers.Conv2D(2, 1, strides=2)(image)
+    model = keras.Model(image, keras.layers.Flatten(name="kind")(short))
+    with pytest.raises(WorkerError, match="ended with 1"):
+        compress(model, (np.zeros((4, 4, 4, channels), np.float32), np.zeros((4, 8))), method="qat", training=TRAINING)
+    assert [env.get("TF_ENABLE_ONEDNN_OPTS") for env in started] == [setting]
 
 
 def test_prune_gives_the_same_model_with_zeros(cnn, samples):
