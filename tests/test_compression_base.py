@@ -139,6 +139,47 @@ def test_training_that_diverges_keeps_the_last_good_weights(tmp_path):
     assert np.abs(model.get_layer("conv").get_weights()[0] - good[0]).max() > 0
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_is_kept_is_a_whole_epoch_of_what_early_stopping_trains_on_and_after_a_resume(tmp_path, stopped):
+    model, seen = network(), {}
+    training = Training(epochs=4, learning_rate=1e-3, batch_size=10, patience=4)  # 6 steps on 58 of 64 samples
+
+    def watch(trainee, done, total):
+        seen[done] = trainee.get_layer("conv").kernel.numpy()
+        if stopped and done == 7 and 8 not in seen:
+            seen[8] = None
+            raise KeyboardInterrupt
+        if done == 8 and (not stopped or seen[8] is not None):
+            trainee.get_layer("conv").kernel.assign(np.full((3, 3, 1, 4), np.nan))
+
+    if stopped:
+        start = model.get_weights()
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(model, samples(labels=True), training, context(folder=tmp_path), on_step=watch)
+        model.set_weights(start)  # a new process loads the model that the step starts from
+    with pytest.raises(InputError, match="the weights of epoch 1 are kept"):
+        fine_tune(model, samples(labels=True), training, context(folder=tmp_path), on_step=watch)
+    np.testing.assert_array_equal(model.get_layer("conv").kernel, seen[6])
+
+
+def test_layers_of_one_name_in_nested_models_train_at_their_own_pace():
+    def tower(name, size):
+        kernel = keras.initializers.Constant(size)
+        return keras.Sequential([keras.Input((4,)), K.Dense(3, kernel_initializer=kernel, name="fc")], name=name)
+
+    x = keras.Input((4,), name="image")
+    both = [tower("usual", 1.0), tower("small", 1e-3)]
+    model = keras.Model(x, K.Dense(2, name="kind")(K.Add()([both[0](x), both[1](x)])))
+    data = TrainingData(
+        inputs={"image": np.random.default_rng(0).normal(size=(32, 4)).astype("f")},
+        targets={"kind": np.eye(2)[[0, 1] * 16]},
+    )
+    before = [t.get_layer("fc").get_weights()[0] for t in both]
+    fine_tune(model, data, Training(learning_rate=1e-3, batch_size=32), context())
+    usual, small = (np.abs(t.get_layer("fc").get_weights()[0] - w).max() for t, w in zip(both, before, strict=True))
+    assert usual > 20 * small > 0
+
+
 def test_augmentation_keeps_shape_and_type_and_follows_the_seed():
     data = samples(32)
     first, second = (Augmented.of(data, ("flip", "zoom", "shift", "mixup"), 0) for _ in range(2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -145,7 +144,7 @@ def fine_tune(
         paces=paces(model, small),
     )
     samples = Augmented.of(data, training.augment, context.seed) if training.augment else data
-    guard = _Guard(model, math.ceil(data.count / training.batch_size), on_step)
+    guard = _Guard(model, training.epochs, on_step)
     teaching = None
     if training.distill is not None:
         if context.teacher is None:
@@ -165,7 +164,7 @@ def fine_tune(
             options,
             objective=teaching.objective if teaching else None,
             on_step=guard,
-            checkpoint=_checkpoint(model, options, context, {"on_step": on_step, "samples": samples}),
+            checkpoint=_checkpoint(model, options, context, {"on_step": on_step, "samples": samples, "guard": guard}),
         )
     except InputError as e:
         if "diverged" not in str(e):
@@ -188,8 +187,10 @@ def _checkpoint(
     return Checkpoint(context.folder / f"training-{start.hexdigest()[:16]}.npz", keepers)
 
 
-def paces(model: keras.Model, small: float) -> dict[str, Array]:
-    """How fast each weight of a kernel may move, by path: in proportion to its channel's size where that is `small`.
+def paces(model: keras.Model, small: float) -> dict[int, Array]:
+    """How fast each weight of a kernel may move: in proportion to its channel's size where that is `small`.
+
+    By the `id` of the variable, for those where some move slower than Adam has it.
 
     Adam moves every weight by about the learning rate. Channels that take raw pixels, or that batch normalization was
     folded into, may be hundreds of times smaller than the sqrt(2 / fan_in) that He et al., arXiv:1502.01852, eq. (10),
@@ -205,24 +206,33 @@ def paces(model: keras.Model, small: float) -> dict[str, Array]:
         pace = np.sqrt(np.square(matrix).mean(axis=0) * kernel.fan_in / 2) / small
         if (pace < 1).any():
             full = np.broadcast_to(np.minimum(pace, 1), matrix.shape)
-            found[kernel.variable.path] = kernel.unmatrix(full).astype(np.float32)
+            found[id(kernel.variable)] = kernel.unmatrix(full).astype(np.float32)
     return found
 
 
 class _Guard:
     """Keeps the weights of the last epoch that was finite."""
 
-    def __init__(self, model: keras.Model, steps: int, on_step: OnStep | None) -> None:
-        self.model, self.steps, self.on_step = model, steps, on_step
+    def __init__(self, model: keras.Model, epochs: int, on_step: OnStep | None) -> None:
+        self.model, self.epochs, self.on_step = model, epochs, on_step
         self.weights, self.epoch = model.get_weights(), 0
 
     def __call__(self, trainee: Any, done: int, total: int) -> None:
         if self.on_step:
             self.on_step(trainee, done, total)
-        if done % self.steps == 0:
+        steps = total // self.epochs
+        if done % steps == 0:
             weights = [w.numpy() for w in self.model.weights]
             if all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f"):
-                self.weights, self.epoch = weights, done // self.steps
+                self.weights, self.epoch = weights, done // steps
+
+    def state(self) -> int:
+        """The epoch; its weights are those of the checkpoint."""
+        return self.epoch
+
+    def restore(self, state: int) -> None:
+        """Go on with the model's weights, which are that epoch's again."""
+        self.weights, self.epoch = self.model.get_weights(), state
 
     def diverged(self, error: InputError, context: Context) -> InputError:
         """The error to raise, once the good weights are back."""

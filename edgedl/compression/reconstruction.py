@@ -124,7 +124,7 @@ def _pairs(models: list[keras.Model], data: TrainingData, rows: Array) -> Iterat
 
 
 def _fit(layer: Any, use: Use, keep: Array, pairs: Iterator[list[list[Any]]], *, normalized: bool) -> None:
-    """Fit a layer to inputs that changed: with its bias; `normalized` where a mean is taken off after, whether it has one or not."""
+    """Fit a layer to inputs that changed, its bias too; `normalized` says that a mean is taken off after it."""
     kernel, *bias = layer.get_weights()
     start = kernel.reshape(-1, kernel.shape[-1])
     moments = Moments(*start.shape)

@@ -40,7 +40,7 @@ class FitOptions:
     seeded `holdout` share of the training data) and the best weights are kept; without it the last ones are.
     `loss` is a Keras loss, or one by output name; None chooses by outputs and targets. `mixed_precision` None means:
     where there is a GPU for it. `devices` such as ("GPU:0", "GPU:1"); empty: all GPUs, else the CPU. `paces` are
-    factors on Adam's learning rate by the path of a variable, in its shape; 1 for any other.
+    factors on Adam's learning rate by the `id` of a variable, in its shape; 1 for any other.
     """
 
     epochs: int = 20
@@ -54,7 +54,7 @@ class FitOptions:
     seed: int = 0
     mixed_precision: bool | None = None
     devices: tuple[str, ...] = ()
-    paces: Mapping[str, Array] = field(default_factory=dict)
+    paces: Mapping[int, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
@@ -133,10 +133,11 @@ def fit(
         message = f"{data.count} samples in batches of {options.batch_size} do not fill {len(devices)} devices"
         raise InputError(message)
     mixed = _mixed(options, devices, notes)
+    paces = [options.paces.get(id(v), 1.0) for v in model.trainable_variables]
     with placed(model, devices) as trainee, precision(trainee, mixed=mixed), sampled_first(trainee):
         judge = _Judge(trainee, data, criteria, objective or _summed(criteria))
         kept = checkpoint if len(devices) == 1 and not mixed else None
-        history, best_epoch = _epochs(judge, data, options, evaluation, on_step, kept, mixed=mixed)
+        history, best_epoch = _epochs(judge, data, options, evaluation, on_step, kept, paces, mixed=mixed)
         final = judge.evaluate(evaluation, max(options.batch_size, 256)) if evaluation else None
     epochs = len(history["loss"])
     if epochs < options.epochs:
@@ -176,13 +177,14 @@ def _epochs(
     evaluation: TrainingData | None,
     on_step: OnStep | None,
     checkpoint: Checkpoint | None,
+    paces: Sequence[Any],
     *,
     mixed: bool,
 ) -> tuple[dict[str, list[float]], int]:
     model = judge.model
     each = math.ceil(data.count / options.batch_size)
     steps = options.epochs * each
-    trainer = _Trainer(judge, _optimizer(options, steps, mixed=mixed), options.batch_size)
+    trainer = _Trainer(judge, _optimizer(options, steps, paces, mixed=mixed), options.batch_size)
     history: dict[str, list[float]] = {}
     best_loss, best_epoch, best_weights, latest = math.inf, 0, None, ""
     told = checkpoint.restore(trainer.variables) if checkpoint else None
@@ -316,27 +318,27 @@ class _Trainer:
         return loss
 
 
-def _optimizer(options: FitOptions, steps: int, *, mixed: bool) -> Any:
+def _optimizer(options: FitOptions, steps: int, paces: Sequence[Any], *, mixed: bool) -> Any:
     import keras
 
     rate: Any = float(options.learning_rate)
     if options.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     if options.optimizer == "adam":
-        optimizer = _paced_adam(rate, options.paces)
+        optimizer = _paced_adam(rate, paces)
     else:
         optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
     return keras.optimizers.LossScaleOptimizer(optimizer) if mixed else optimizer
 
 
-def _paced_adam(rate: Any, paces: Mapping[str, Array]) -> Any:
-    """Adam, with a learning rate of their own for some variables."""
+def _paced_adam(rate: Any, paces: Sequence[Any]) -> Any:
+    """Adam, with a factor on the learning rate for each variable, in the model's order."""
     import keras
 
     class PacedAdam(keras.optimizers.Adam):  # type: ignore[misc]
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            path = self._trainable_variables[self._get_variable_index(variable)].path
-            super().update_step(gradient, variable, learning_rate * paces.get(path, 1.0))
+            pace = paces[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * pace)
 
     return PacedAdam(rate)
 
