@@ -256,6 +256,29 @@ def test_a_layer_that_would_lose_all_channels_is_named():
         run(small(), sparsity=0.5, match="two", minimum=7)
 
 
+def test_layers_too_small_for_a_multiple_stay():
+    image = keras.Input((8, 8, 1), name="image")
+    x = K.Conv2D(16, 3, activation="relu", name="wide")(K.Conv2D(6, 3, activation="relu", name="narrow")(image))
+    model = keras.Model(image, K.Dense(3, name="kind")(K.GlobalAveragePooling2D()(x)))
+    new, _ = run(model, sparsity=0.5, multiple=8, scope="layer")
+    assert [new.get_layer(n).filters for n in ("narrow", "wide")] == [6, 8]
+    with pytest.raises(InputError, match=r"sparsity 0.5 removes nothing: channels go 20 at a time, and no layer has"):
+        run(model, sparsity=0.5, multiple=20)
+    with pytest.raises(
+        InputError, match=r"the goal is out of reach for channels that go 8 at a time; the least .*macs"
+    ):
+        run(model, goal={"macs": 0.1}, multiple=8, match="narrow")
+
+
+def test_the_op_reshape_keeps_its_channels_where_the_layer_loses_them():
+    image = keras.Input((4, 4, 1), name="image")
+    x = keras.ops.reshape(K.Conv2D(8, 3, padding="same", name="one")(image), (-1, 16, 8))
+    x = K.Conv1D(8, 3, activation="relu", name="two")(x)
+    model = keras.Model(image, K.Dense(3, name="kind")(K.GlobalAveragePooling1D()(x)))
+    new, _ = run(model, sparsity=0.5)
+    assert [new.get_layer(n).filters for n in ("one", "two")] == [8, 4]
+
+
 def test_bad_steps_are_refused_by_name():
     with pytest.raises(
         InputError, match=r"match 'thre\*' hits no convolution or Dense layer.*there are kind, one, two"

@@ -121,6 +121,17 @@ def test_fine_tune_says_what_is_missing():
         Augmented.of(TrainingData(inputs={"a": np.zeros((4, 3))}, targets={}), ("flip",), 0)
 
 
+def test_labels_of_places_are_not_left_behind_by_augmentation():
+    data = TrainingData(inputs={"image": np.zeros((8, 6, 6, 1), np.float32)}, targets={"mask": np.zeros((8, 6, 6))})
+    image = keras.Input((6, 6, 1), name="image")
+    model = keras.Model(image, K.Reshape((6, 6), name="mask")(K.Conv2D(1, 1, name="conv")(image)))
+    message = r"r.toml: step 1 \(x\): augment moves the images, and labels 'mask' \(6, 6\) have a value for each place"
+    with pytest.raises(InputError, match=message):
+        fine_tune(model, data, Training(augment=("flip",)), context())
+    taught = Training(augment=("flip",), distill=Distill(alpha=1))
+    fine_tune(model, data, taught, context(teacher=keras.models.clone_model(model)))
+
+
 def test_training_that_diverges_keeps_the_last_good_weights(tmp_path):
     model, data = network(), samples(labels=True)
     good = model.get_weights()

@@ -59,6 +59,15 @@ def test_equalize_model_answers_the_same_with_ranges_closer(keras):
         np.testing.assert_allclose(one, two, atol=1e-4)
 
 
+def test_equalize_passes_over_grouped_convolutions(keras):
+    layers = keras.layers
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(8, 3, activation="relu", name="one")(image)
+    x = layers.Conv2D(8, 3, groups=2, activation="relu", name="grouped")(x)
+    model = keras.Model(image, layers.Conv2D(4, 1, name="last")(x))
+    assert equalize.pairs(Graph.of(model)) == [("grouped", "last")]
+
+
 @pytest.mark.parametrize("kind", ["Conv2DTranspose", "Dense", "Conv1D"])
 def test_equalize_scales_the_channels_of_other_kernels(keras, kind):
     layers = keras.layers

@@ -183,6 +183,19 @@ def _int4(packed):
     return np.where(pairs > 7, pairs - 16, pairs)
 
 
+def test_quantize_rounds_a_layer_that_sees_two_sizes(keras):
+    layers = keras.layers
+    image = keras.Input((8, 8, 1), name="image")
+    head = layers.Conv2D(3, 3, name="head")
+    wide = layers.Conv2D(4, 3, padding="same", activation="relu", name="wide")(image)
+    sizes = [layers.GlobalAveragePooling2D()(head(x)) for x in (wide, layers.MaxPooling2D()(wide))]
+    model = keras.Model(image, layers.Add(name="kind")(sizes))
+    data = samples()
+    made = apply(model, data, rounding="adaround")
+    expected = np.asarray(model(data.inputs["image"]))
+    np.testing.assert_allclose(np.asarray(made(data.inputs["image"])), expected, atol=0.05 * np.abs(expected).max())
+
+
 def test_quantize_to_16_bits_keeps_layers_float_under_one_scheme(keras):
     model = keras.Sequential(
         [

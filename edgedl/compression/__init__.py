@@ -56,12 +56,19 @@ def run(
                 raise
             message = f"{step.where}: {e}"
             raise type(e)(message) from e
-        except (KeyError, TypeError, ValueError) as e:  # a model that a step does not know how to take
+        except _untaken() as e:
             message = f"{step.where}: model {model.name!r} cannot be taken ({type(e).__name__}: {str(e)[:300]})"
             raise UnsupportedError(message) from e
         if after:
             after(step, model, number)
     return model
+
+
+def _untaken() -> tuple[type[Exception], ...]:
+    """What a model brings up that a step does not know how to take, or TensorFlow how to run here."""
+    import tensorflow as tf
+
+    return AttributeError, IndexError, KeyError, TypeError, ValueError, tf.errors.OpError
 
 
 def _once(say: Callable[[str], None]) -> Callable[[str], None]:

@@ -58,6 +58,18 @@ class Augmented(TrainingData):
         return varied, held
 
 
+def check_labels(data: TrainingData, where: str) -> None:
+    """Raises InputError where a target has a value for each place of an image: it would not move with it."""
+    places = {a.shape[1:3] for a in data.inputs.values() if a.ndim == IMAGE_RANK}
+    for name, target in data.targets.items():
+        if target.ndim >= IMAGE_RANK - 1 and target.shape[1:3] in places:
+            message = (
+                f"{where}: augment moves the images, and labels {name!r} {target.shape[1:]} have a value for each "
+                "place, which stays; leave augment out, or let the original model teach alone: distill = { alpha = 1 }"
+            )
+            raise InputError(message)
+
+
 def augmented(inputs: Mapping[str, Array], kinds: tuple[str, ...], generator: np.random.Generator) -> dict[str, Array]:
     """A variant of each image: # (n, height, width, channels) -> the same shape and type; other inputs stay."""
     varied = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedl.compression.augmentation import Augmented
+from edgedl.compression.augmentation import Augmented, check_labels
 from edgedl.compression.distillation import Teaching
 from edgedl.errors import InputError
 from edgedl.fitting import FitOptions, FitResult, OnStep, fit
@@ -143,6 +143,8 @@ def fine_tune(
         seed=context.seed,
         paces=paces(model, small),
     )
+    if training.augment and (training.distill is None or training.distill.alpha < 1):
+        check_labels(data, where)
     samples = Augmented.of(data, training.augment, context.seed) if training.augment else data
     guard = _Guard(model, training.epochs, on_step)
     teaching = None

@@ -79,8 +79,9 @@ def pairs(walked: Graph) -> list[tuple[str, str]]:
         follower = _follower(walked, call) if _is_able(walked, call) else None
         if follower is None or not _is_able(walked, follower, activation=False):
             continue
-        multiplied = follower.kind == "DepthwiseConv2D" and follower.layer.depth_multiplier != 1
-        if not multiplied and call.outputs[0].shape[-1] == follower.inputs[0].shape[-1]:
+        depthwise = follower.kind == "DepthwiseConv2D"
+        apart = follower.layer.depth_multiplier == 1 if depthwise else getattr(follower.layer, "groups", 1) == 1
+        if apart and call.outputs[0].shape[-1] == follower.inputs[0].shape[-1]:
             found.append((call.name, follower.name))
     return found
 

@@ -210,7 +210,10 @@ def _adaround(model: keras.Model, samples: _Samples, context: Context) -> None:
         kernel, scales = layer.variable.numpy(), layer.scales
         if rounding.is_on_grid(kernel, scales):
             continue
-        seen = [(layer.apply_linear(x, kernel).numpy(), y.numpy()) for x, y in layerwise.pairs(layer)]
+        found = list(layerwise.pairs(layer))
+        common = [slice(min(sizes)) for sizes in zip(*(x.shape[1:] for x, _ in found), strict=True)]  # of its calls
+        cut = [[a[:, *common] for a in pair] for pair in found]
+        seen = [(layer.apply_linear(x, kernel).numpy(), y.numpy()) for x, y in cut]
         targets, inputs = (np.concatenate(part) for part in zip(*seen, strict=True))
         options = rounding.AdaRoundOptions(top=layer.top, seed=context.seed)
         codes = rounding.adaround(kernel, scales, inputs, targets, layer.apply_linear, options)

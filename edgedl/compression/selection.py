@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -63,11 +64,21 @@ class Selection:
         else:
             ids = np.concatenate([f.groups for f in self.families])
             self._drop_share(left, ids, sum(f.size for f in self.families), share)
+        whole = all(f.size == len(f.groups) for f in self.families)  # nothing went in an earlier iteration
+        if progress == 1 and whole and left.keep.all():
+            message = (
+                f"{self.where}: sparsity {self.options.sparsity} removes nothing: channels go {self.options.multiple} "
+                "at a time, and no layer has so many to spare; give a smaller multiple"
+            )
+            raise InputError(message)
         return left.keep
 
     def _drop_share(self, left: _Left, ids: Array, size: int, share: float) -> None:
-        """Drop the least important of `ids` in place, until `share` of the `size` there were at first are gone."""
-        wanted = round(size * share) - (size - len(ids))
+        """Drop the least important of `ids` in place, until `share` of the `size` there were at first are gone.
+
+        Those that are too few to go `multiple` at a time stay.
+        """
+        wanted = min(round(size * share) - (size - len(ids)), left.complete(ids))
         dropped = 0
         for group in ids[np.argsort(self.values[ids], kind="stable")]:
             if dropped >= wanted:
@@ -98,7 +109,7 @@ class Selection:
             return
         least = [round(n / b, 3) if b else 0 for n, b in zip(now, self.before, strict=True)]
         message = (
-            f"{self.where}: the goal would leave layer {left.blocking!r} fewer than {self.options.minimum} channels; "
+            f"{self.where}: the goal {left.obstacle(self.options.minimum)}; "
             f"the least these layers can reach is macs {least[0]}, parameters {least[1]}"
         )
         raise InputError(message)
@@ -123,6 +134,17 @@ class _Left:
             self.counts[name] = int(self.keep[use.outputs].sum())
             for group, times in zip(*np.unique(use.outputs, return_counts=True), strict=True):
                 self.homes.setdefault(int(group), []).append((name, int(times)))
+
+    def complete(self, ids: Array) -> int:
+        """How many of the groups can go `multiple` at a time."""
+        alike = Counter(tuple(self.homes.get(int(group), ())) for group in ids)
+        return sum(count // self.multiple * self.multiple for count in alike.values())
+
+    def obstacle(self, minimum: int) -> str:
+        """What no more can be dropped for."""
+        if not self.blocking:
+            return f"is out of reach for channels that go {self.multiple} at a time"
+        return f"would leave layer {self.blocking!r} fewer than {minimum} channels"
 
     def drop(self, group: int) -> int:
         """Drop a group once `multiple` that lie in the same layers wait for it; how many were dropped.
