@@ -109,11 +109,12 @@ def calibrate(
     )
     if not draw:
         return found
-    ids = data.draw(dataset, samples, seed)
+    ids = data.draw(ready, samples, seed)
     folder = data.subset(bound.inputs, ids, worker.pool().scratch("calibration"))
     if not inside:
         _cast(folder, model.inputs)
-    hashes = data.sample_hashes([dataset.arrays[name] for name in names], ids)
+    drawn = np.unique(ids // (ready.count // dataset.count))  # samples as they are, before windows cut them
+    hashes = data.sample_hashes([dataset.arrays[name] for name in names], drawn)
     return replace(found, folder=folder, ids=tuple(ids.tolist()), hashes=tuple(hashes))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import wave
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,9 +133,22 @@ def _decode_image(file: Path) -> Array:
         message = f"{file}: reading images needs Pillow: pip install 'edgedl[image]'"
         raise InputError(message) from e
     with Image.open(file) as image:
-        gray = image.mode in ("L", "1", "I;16")
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
+            return _high_bytes(np.asarray(image))[..., None]
+        if image.mode == "F":
+            message = "an image of floats has no range; save it with 8 or 16 bits, or the values as .npy"
+            raise ValueError(message)
+        gray = image.mode in ("L", "1")
         array = np.asarray(image.convert("L" if gray else "RGB"))
     return array[..., None] if gray else array
+
+
+def _high_bytes(values: Array) -> Array:
+    """16 bits to 8 as libpng does it, and TensorFlow with it. Raises ValueError."""
+    if values.min(initial=0) < 0 or values.max(initial=0) > np.iinfo(np.uint16).max:
+        message = f"an image of 8 or 16 bits is needed, its values are {values.min()} to {values.max()}"
+        raise ValueError(message)
+    return np.asarray(values >> 8, np.uint8)
 
 
 def _decode_wav(file: Path) -> Array:
@@ -185,7 +199,9 @@ def read_csv(
                 message = f"{path}: line {list(rows)[int(np.argmax(column == ''))]}, column {name!r}: no value"
                 raise InputError(message)
             np.save(folder / f"{'y' if name == target else name}.npy", _typed(column))
-    return _dataset(str(path), folder, file_sha256(path), labels)
+    meant = "" if (target, shape) == ("y", None) else f"{target} {shape}"
+    sha256 = hashlib.sha256((file_sha256(path) + meant).encode()).hexdigest() if meant else file_sha256(path)
+    return _dataset(str(path), folder, sha256, labels)
 
 
 def _numbers(path: Path, columns: list[str], rows: dict[int, list[str]], wanted: list[int]) -> Array:
@@ -288,12 +304,19 @@ def _labels(path: Path, labels: tuple[str, ...] | str) -> tuple[str, ...]:
 def read_labels(path: Path) -> tuple[str, ...]:
     """Class names, one a line. Raises InputError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else e
         message = f"{path}: labels cannot be read: {why}; a text file with one name a line is needed"
         raise InputError(message) from e
-    return tuple(line.strip() for line in lines if line.strip())
+    found = [line.strip() for line in lines]
+    while found and not found[-1]:
+        found.pop()
+    if not found or not all(found):
+        where = f"line {found.index('') + 1} is empty" if found else "no labels"
+        message = f"{path}: {where}; one name a line is needed"
+        raise InputError(message)
+    return tuple(found)
 
 
 def read_function(name: str) -> Dataset:

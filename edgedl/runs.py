@@ -32,6 +32,7 @@ def run(file: str, *, out: str | None = None, said: Said = lambda _: None) -> tu
     folder = Path(out) if out else path.with_suffix("")
     steps = pipeline_file.read(file, folder)
     _check_folder(folder, path)
+    _check_places(folder, steps)
     reports, codes = [], []
     _warm(steps)
     for step in steps:
@@ -71,6 +72,20 @@ def _check_folder(folder: Path, file: Path) -> None:
         raise InputError(message)
     with artifacts.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def _check_places(folder: Path, steps: Sequence[Step]) -> None:
+    """Nothing of the user's may lie where a step will put its own. Raises InputError before any step runs."""
+    places = {folder / step.name: step.name for step in steps}
+    ours = {place for place in places if any((place / name).exists() for name in ("request.json", DONE))}
+    for place, name in places.items():
+        if place.exists() and place not in ours:
+            message = f"{place}: is no step of a run, and step {name!r} would replace it; name another folder with -o"
+            raise InputError(message)
+    reports = [folder / name for name in reporting.FILES]
+    if not ours and (found := next((p for p in reports if p.exists()), None)):
+        message = f"{found}: is of no run here, and would be replaced; name another folder with -o"
+        raise InputError(message)
 
 
 def _do(step: Step, place: Path, said: Said) -> None:

@@ -2,9 +2,11 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgedl import data
 from edgedl.errors import InputError
+from edgedl.readers import decode, read_labels
 from edgedl.types import TensorSpec
 
 IMAGE = TensorSpec(name="image", dtype="float32", shape=(1, 4, 4, 1))
@@ -66,6 +68,33 @@ def test_load_toml_names_data_target_shape_and_labels(tmp_path):
     assert found.labels == ("off", "on")
     prepared = data.prepare(found, found.ops, ["x"])
     assert prepared.open("x").ravel().tolist() == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]
+
+
+def test_a_csv_under_another_target_or_shape_is_other_data(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,c\n1,2,0\n3,4,1\n")
+    found = set()
+    for told in ("", 'target = "c"', 'target = "a"', 'target = "c"\nshape = [2, 1]', 'target = "c"\nshape = [1, 2]'):
+        (tmp_path / "a.toml").write_text(f'data = "a.csv"\n{told}\n')
+        found.add(data.load(str(tmp_path / "a.toml")).sha256)
+    assert len(found) == 5
+
+
+def test_images_of_16_bits_keep_their_high_bytes(tmp_path):
+    values = np.array([[0, 255, 256], [1000, 20000, 65535]], np.uint16)
+    (tmp_path / "d" / "a").mkdir(parents=True)
+    Image.fromarray(values).save(tmp_path / "d" / "a" / "1.png")
+    assert data.load(str(tmp_path / "d")).open("x")[0, ..., 0].tolist() == (values >> 8).tolist()
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "d" / "a" / "1.tiff")
+    with pytest.raises(InputError, match=r"1\.tiff: cannot be read: an image of floats has no range"):
+        decode(tmp_path / "d" / "a" / "1.tiff")
+
+
+def test_a_file_of_labels_has_one_on_each_line(tmp_path):
+    (tmp_path / "l.txt").write_bytes(b"\xef\xbb\xbfcat\r\nox\r\n\r\n")
+    assert read_labels(tmp_path / "l.txt") == ("cat", "ox")
+    (tmp_path / "l.txt").write_text("cat\n\nox\n")
+    with pytest.raises(InputError, match=r"l\.txt: line 2 is empty; one name a line is needed"):
+        read_labels(tmp_path / "l.txt")
 
 
 def write_classes(folder, *names):

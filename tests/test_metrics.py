@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,15 @@ def test_every_installed_metric_fulfils_the_protocol():
         assert metric.unit
         assert isinstance(metric.higher_is_better, bool)
         assert metric.per_sample is not isinstance(metric, Corpus)
+
+
+def test_a_share_of_errors_counts_who_was_right():
+    wrong = SimpleNamespace(higher_is_better=False, unit="fraction", score=lambda outputs, _: outputs)
+    reference, artifact = np.zeros(40), np.zeros(40)
+    reference[:2], artifact[:8] = 1, 1
+    found = compare(wrong, reference, artifact, np.zeros(40))
+    assert found.counts == (32, 6, 0, 2)  # both right, the reference alone, the artifact alone, neither
+    assert found.drop == pytest.approx(6 / 40)
 
 
 @pytest.mark.parametrize("outputs", [PROBABILITIES, LOGITS])

@@ -195,8 +195,8 @@ def test_pack_refuses_versions_that_are_none(files, tmp_path, version):
     [
         (b"a\nb\n", r"2 labels do not fit the outputs: '\w+' has 3 value"),
         (b"a\n\nc\n", "line 2 is empty"),
-        (b"\n", "no labels; a label a line"),
-        (b"a\nb\n\xff\n", "no text in UTF-8"),
+        (b"\n", "no labels; one name a line"),
+        (b"a\nb\n\xff\n", "labels cannot be read: 'utf-8'"),
     ],
 )
 def test_pack_refuses_labels_that_do_not_fit(files, tmp_path, text, message):

@@ -129,6 +129,18 @@ def test_a_folder_of_the_users_is_no_run(cli, project):
     assert "holds 'mine.txt' and no run; name another folder with -o" in answer.err
 
 
+@pytest.mark.parametrize("mine", ["export-1/cat/photo.png", "report.html"])
+def test_a_run_beside_its_file_replaces_nothing_of_the_users(cli, project, mine):
+    file = write(project / "p.toml", MODEL + EXPORT)
+    (project / mine).parent.mkdir(parents=True, exist_ok=True)
+    write(project / mine, "mine")
+    answer, done, _ = run(cli, file, "-o", project)
+    assert (answer.code, done) == (2, [])
+    assert f"{project / mine.split('/')[0]}: is " in answer.err
+    assert "would" in answer.err
+    assert (project / mine).read_text() == "mine"
+
+
 # ---- what is done, skipped, and done again --------------------------------------------------------------------------
 
 

@@ -131,6 +131,13 @@ def test_mean_interval_is_students():
         mean_interval([1.0])
 
 
+def test_values_without_spread_prove_no_more_than_their_number():
+    estimate, low, high = mean_interval([0.0, 0.0], bounded=True)
+    assert (estimate, low, high) == pytest.approx((0, -(1 - 0.025**0.5), 1 - 0.025**0.5))
+    same = bootstrap(_mean_of(np.zeros(2000)), 2000, groups=np.arange(2000) // 1000, bounded=True)
+    assert same.high == pytest.approx(1 - 0.025**0.5)
+
+
 def _mean_of(x):
     return lambda weights: weights @ x / weights.sum(axis=1)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 
 import numpy as np
@@ -144,7 +145,12 @@ def test_plan_needs_a_loss_and_counts_the_samples_there_are(cli, exported):
 
 @pytest.mark.parametrize(
     ("limit", "code", "verdict"),
-    [("max_abs=0.001", 0, "pass"), ("size_bytes=10", 6, "fail"), ("arena_bytes=1000", 7, "unchecked")],
+    [
+        ("max_abs=0.001", 0, "pass"),
+        ("size_bytes=10", 6, "fail"),
+        ("arena_bytes=1000", 7, "unchecked"),
+        ("max_lsb=1", 7, "unchecked"),
+    ],
 )
 def test_a_limit_passes_fails_or_cannot_be_checked(cli, exported, model, limit, code, verdict):
     given = ("--reference", model, "--data", exported / "test.npz", "--limit", limit)
@@ -165,12 +171,15 @@ def test_a_limit_that_is_none_is_one_line(cli, limit):
 
 def test_validate_keeps_the_reports_that_are_there(cli, exported, model, tmp_path):
     """Before anything runs; --force overwrites."""
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "report.html").write_text("mine")
     (tmp_path / "report.json").write_text("mine")
     given = ("validate", exported / "float.tflite", "--reference", model, "--data", exported / "test.npz")
-    for option in (("--report", tmp_path), ("--junit", tmp_path / "report.json")):
+    for option in (("--report", tmp_path), ("--report", tmp_path / "r"), ("--junit", tmp_path / "report.json")):
         answer = cli(*given, *option)
         assert (answer.code, answer.out) == (2, "")
-        assert "report.json: exists; --force overwrites it" in answer.err
+        assert re.search("report.(json|html): exists; --force overwrites it", answer.err)
+    assert (tmp_path / "r" / "report.html").read_text() == "mine"
     assert (tmp_path / "report.json").read_text() == "mine"
     assert cli(*given, "--report", tmp_path, "--force").code == 0
     assert (tmp_path / "report.html").exists()

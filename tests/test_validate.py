@@ -1,10 +1,15 @@
 """`edgedl validate` through the command line: verdicts, exit codes, targets, metrics, and what it says."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import jsonschema
 import numpy as np
 import pytest
 from conftest import samples
 from crafted import images, small_model
+
+from edgedl.validation import cases
 
 
 @pytest.fixture(scope="session")
@@ -168,6 +173,59 @@ def test_own_metrics_slices_and_groups(cli, trained, tmp_path, monkeypatch):
     (report,) = reporting.read(tmp_path / "r" / "report.json")
     assert {row["slice"] for row in report.details["slices"]} == {"easy", "hard"}
     assert "<html" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_a_slice_of_one_class_has_no_auc_and_the_others_do(cli, tmp_path, trained):
+    x, y = samples(200, seed=3)
+    part = np.where(y == 0, "same", np.where(np.arange(200) % 2, "mixed", "mixed too"))
+    part[:20] = "mixed"
+    np.savez(tmp_path / "d.npz", x=x, y=y, slice=part)
+    given = ("--reference", trained / "m.keras", "--data", tmp_path / "d.npz", "--report", tmp_path / "r")
+    answer = cli("validate", trained / "a.tflite", *given, "--metric", "auc")
+    assert answer.code == 0, answer.err
+    from edgedl import reporting
+
+    (report,) = reporting.read(tmp_path / "r" / "report.json")
+    rows = report.details["slices"]
+    assert [row["slice"] for row in rows if row["drop"] is None] == ["same"] == [rows[-1]["slice"]]
+
+
+def test_windows_are_drawn_from_all_recordings_and_keep_their_groups(cli, tmp_path):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((10,), name="wave"), keras.layers.Dense(2, activation="softmax", name="kind")]
+    )
+    model.save(tmp_path / "m.keras")
+    y = np.arange(10) // 5
+    x = np.full((10, 40), 1.0, np.float32) * np.arange(10)[:, None]
+    np.savez(tmp_path / "d.npz", x=x, y=y, group=np.arange(10), slice=np.where(y, "late", "early"))
+    (tmp_path / "d.toml").write_text('data = "d.npz"\n[[preprocess]]\nop = "window"\nlength = 10\nstep = 10\n')
+    made = cli("export", tmp_path / "m.keras", "-o", tmp_path / "a.tflite", "--scheme", "int8", "--calibration-data",
+               tmp_path / "d.toml", "--samples", 20)  # fmt: skip
+    assert made.code == 0, made.err
+    from edgedl import artifacts
+
+    artifact, _ = artifacts.read(tmp_path / "a.tflite")
+    ids = np.array(artifact.lineage.calibration_ids)
+    assert [(ids < 20).sum(), (ids >= 20).sum()] == [10, 10]  # windows of either class
+    used = len(set(ids // 4))
+    given = ("--reference", tmp_path / "m.keras", "--data", tmp_path / "d.toml", "--report", tmp_path / "r")
+    answer = cli("validate", tmp_path / "a.tflite", *given, "--json")
+    assert answer.code == 0, answer.err
+    assert "10 groups" in named(answer, "accuracy_drop")["why"]
+    assert f"{used} of {used} calibration samples are in this data" in answer.err
+
+
+def test_outputs_without_a_metric_are_compared_all_the_same():
+    request = cases.Request(artifact=Path("a"), reference="r", data="d", metrics=("kind=top1",))
+    artifact = SimpleNamespace(outputs=[SimpleNamespace(name=n) for n in ("box", "kind")])
+    judges, _ = cases._judges(request, artifact, {"kind": None}, {})
+    assert [(output, metric.name if metric else None) for output, metric, _ in judges] == [
+        ("kind", "top1"),
+        ("box", None),
+    ]
 
 
 def test_plan_runs_nothing(cli, data):

@@ -45,7 +45,8 @@ def command(
         options.show(plan_table(planned))
         options.answer(planned, as_json, f"{planned['have']} samples, some {planned['samples']} decide")
         return 0
-    options.check_free(force, junit, f"{report_folder}/report.json" if report_folder else None)
+    written = [f"{report_folder}/{name}" for name in reporting.FILES] if report_folder else []
+    options.check_free(force, junit, *written)
     report = pipeline.validate(**given)  # type: ignore[arg-type]
     options.write_junit(junit, [report], on_inconclusive, force)
     if report_folder:

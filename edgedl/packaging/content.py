@@ -28,6 +28,7 @@ from edgedl.errors import EdgedlError, InputError
 from edgedl.packaging import bom, card, golden, interface, manifest, results
 from edgedl.packaging.card import Card
 from edgedl.packaging.golden import Inputs
+from edgedl.readers import read_labels
 from edgedl.types import AgentRuntime, Artifact, Content, Target, to_json
 
 FIRST = "1.0.0"  # version
@@ -92,7 +93,7 @@ def _completed(artifact: Artifact, inputs: Inputs, labels: Path | None) -> Artif
             f"{to_json(inputs.preprocessing)}; name the .toml it was exported with"
         )
         raise InputError(message)
-    chosen = _read_labels(labels) if labels else artifact.lineage.labels or inputs.labels
+    chosen = read_labels(labels) if labels else artifact.lineage.labels or inputs.labels
     problems = manifest.labels_problems(chosen, artifact.outputs)
     if problems:
         message = f"{labels or artifact.path}: {problems[0]}; name a file with one label a line with --labels"
@@ -101,25 +102,6 @@ def _completed(artifact: Artifact, inputs: Inputs, labels: Path | None) -> Artif
         artifact,
         lineage=replace(artifact.lineage, labels=chosen, preprocessing=told or inputs.preprocessing),
     )
-
-
-def _read_labels(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as e:
-        message = f"{path}: cannot be read: {e.strerror}"
-        raise InputError(message) from e
-    except UnicodeDecodeError as e:
-        message = f"{path}: no text in UTF-8: {e}; a label a line is needed"
-        raise InputError(message) from e
-    found = [line.strip() for line in lines]
-    while found and not found[-1]:
-        found.pop()
-    if not found or not all(found):
-        where = f"line {found.index('') + 1} is empty" if found else "no labels"
-        message = f"{path}: {where}; a label a line is needed"
-        raise InputError(message)
-    return tuple(found)
 
 
 def _copied(artifact: Artifact, path: Path) -> Artifact:

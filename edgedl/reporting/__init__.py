@@ -13,7 +13,9 @@ from edgedl.errors import InputError
 from edgedl.reporting import junit, page, text, views
 from edgedl.types import Check, Method, Report, Verdict, to_json
 
-__all__ = ["as_json", "checks_from_json", "junit", "page", "read", "text", "write"]
+FILES = ("report.json", "report.html")
+
+__all__ = ["FILES", "as_json", "checks_from_json", "junit", "page", "read", "text", "write"]
 
 
 def as_json(reports: Report | Sequence[Report], *, details: bool = False) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def write(reports: Report | Sequence[Report], folder: Path) -> list[Path]:
 
     Raises InputError where the folder cannot be written or the page cannot be drawn; `report.json` is there by then.
     """
-    data, drawn = folder / "report.json", folder / "report.html"
+    data, drawn = (folder / name for name in FILES)
     _publish(data, json.dumps(as_json(reports, details=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     _publish(drawn, page.render(reports))
     return [data, drawn]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -68,7 +69,7 @@ def compare(judged: Judged, metric: Metric, gates: Gates, *, prefix: str, target
     if found.counts:
         both, reference_only, artifact_only, _ = found.counts
         for key, right in (("reference", both + reference_only), ("artifact", both + artifact_only)):
-            interval = statistics.wilson(right, found.samples)
+            interval = statistics.wilson(right if metric.higher_is_better else found.samples - right, found.samples)
             values[key] |= {"low": float(interval.low), "high": float(interval.high)}
         p = statistics.mcnemar(reference_only, artifact_only)
         checks.append(
@@ -182,13 +183,18 @@ def _slices(judged: Judged, metric: Metric) -> list[dict[str, Any]]:
     """The metric on each slice, worst loss first."""
     assert judged.slices is not None  # noqa: S101
     assert judged.targets is not None  # noqa: S101
-    rows = []
+    rows: list[dict[str, Any]] = []
     for value in np.unique(judged.slices):
         chosen = judged.slices == value
-        before, after = (
-            float(np.mean(metric.score(o[chosen], judged.targets[chosen]))) for o in (judged.reference, judged.artifact)
-        )
-        loss = before - after if metric.higher_is_better else after - before
-        row = {"slice": str(value), "samples": int(chosen.sum()), "reference": before, "artifact": after, "drop": loss}
+        row: dict[str, Any] = {"slice": str(value), "samples": int(chosen.sum())}
+        try:
+            before, after = (
+                float(np.mean(metric.score(o[chosen], judged.targets[chosen])))
+                for o in (judged.reference, judged.artifact)
+            )
+            row |= {"reference": before, "artifact": after}
+            row["drop"] = before - after if metric.higher_is_better else after - before
+        except InputError:  # a slice of one class has no auc
+            row |= {"reference": None, "artifact": None, "drop": None}
         rows.append(row)
-    return sorted(rows, key=lambda row: -row["drop"])
+    return sorted(rows, key=lambda row: math.inf if row["drop"] is None else -row["drop"])

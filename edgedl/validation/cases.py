@@ -6,7 +6,7 @@ Everything is read, bound and run here, as much of it at once as can be; judging
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,8 @@ def read(request: Request) -> tuple[Case, list[str]]:
     dataset = data.in_order_of(loaded, artifact.lineage.labels)
     names = data.input_names(dataset, artifact.inputs)
     left = evaluate.left_to_the_app(artifact, dataset)
-    bound = data.bind(data.prepare(dataset, left, names), artifact.inputs, artifact.outputs)
+    ready = data.prepare(dataset, left, names)
+    bound = data.bind(ready, artifact.inputs, artifact.outputs)
     whole = bound if left == dataset.ops else None
     running = worker.begin(lambda: _run(request, artifact, bound.inputs))  # while the reference is loaded
     source = artifacts.read(Path(request.reference))[0] if is_artifact else _model(request)
@@ -89,8 +90,9 @@ def read(request: Request) -> tuple[Case, list[str]]:
     right = _right(dataset, artifact, bound.targets, bound.inputs)
     judges, chosen = _judges(request, artifact, right, bound.targets)
     case = Case(
-        request=request, artifact=artifact, info=info, dataset=dataset, inputs=bound.inputs, reference=paired,
-        ran=running.result(), targets=right, judges=judges, beside=beside, reference_inputs=fed,
+        request=request, artifact=artifact, info=info, dataset=replace(dataset, extras=ready.extras),
+        inputs=bound.inputs, reference=paired, ran=running.result(), targets=right, judges=judges, beside=beside,
+        reference_inputs=fed,
     )  # fmt: skip
     return case, [
         *chosen,
@@ -194,7 +196,8 @@ def _judges(
     outputs = {s.name: s for s in artifact.outputs}
     if request.metrics:
         named = [_named(text, outputs, right) for text in request.metrics]
-        return tuple((output, metrics.resolve(name), "") for output, name in named), []
+        judged = [(output, metrics.resolve(name), "") for output, name in named]
+        return (*judged, *((name, None, "") for name in outputs if name not in dict(named))), []
     judges, notes = [], []
     for spec in artifact.outputs:
         array = np.load(given[spec.name], mmap_mode="r") if spec.name in given else None

@@ -223,10 +223,11 @@ def compare(
         cells = statistics.paired_counts(better, worse)
         interval, bounds = (statistics.newcombe_paired(*cells, confidence=level) for level in levels)
         a, b, c, d = (int(x) for x in cells)
-        counts = (a, b, c, d) if metric.higher_is_better else (d, c, b, a)
+        counts = (a, b, c, d) if metric.higher_is_better else (d, b, c, a)
         method = "Newcombe's paired interval"
     else:
-        interval, bounds = (statistics.mean_interval(better - worse, level) for level in levels)
+        bounded = getattr(metric, "unit", "") == "fraction"
+        interval, bounds = (statistics.mean_interval(better - worse, level, bounded=bounded) for level in levels)
         method = "paired t interval"
     return Comparison(
         reference=means[0],
@@ -265,9 +266,9 @@ def _bootstrap(
             return sign * (first(weights) - second(weights))
 
     estimate, draws, units = statistics.resample(drop, n, groups, resamples=resamples, seed=seed)
-    bounded_by = n if getattr(metric, "unit", "") == "fraction" else None
+    bounded = getattr(metric, "unit", "") == "fraction"
     interval, bounds = (
-        statistics.percentile(estimate, draws, units, level, bounded_by) for level in (0.95, statistics.TWO_BOUNDS)
+        statistics.percentile(estimate, draws, units, level, bounded=bounded) for level in (0.95, statistics.TWO_BOUNDS)
     )
     noun = "samples" if groups is None else "groups"
     return interval, bounds, f"bootstrap over {units} {noun}, {resamples} resamples"

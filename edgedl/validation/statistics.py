@@ -70,10 +70,10 @@ def paired_counts(reference_right: ArrayLike, artifact_right: ArrayLike, classes
     return a, b, c, d
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+def mean_interval(values: ArrayLike, confidence: float = 0.95, *, bounded: bool = False) -> Interval:
     """Student's t interval for the mean of `values` (samples,): for paired data, pass the differences.
 
-    Raises InputError with fewer than two samples.
+    `bounded` values are those of scores in [0, 1]: see `percentile`. Raises InputError with fewer than two samples.
     """
     from scipy.special import stdtrit
 
@@ -81,6 +81,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     if x.ndim != 1 or x.size < 2:
         message = f"the interval of a mean needs at least 2 samples in one dimension, got shape {x.shape}"
         raise InputError(message)
+    if bounded and np.ptp(x) == 0:
+        return _of_no_events(float(x[0]), x.size, confidence)
     half = stdtrit(x.size - 1, 0.5 + confidence / 2) * x.std(ddof=1) / math.sqrt(x.size)
     return Interval(x.mean(), x.mean() - half, x.mean() + half)
 
@@ -154,15 +156,20 @@ def resample(
     return float(score(np.ones((1, n)))[0]), np.concatenate(draws), units
 
 
+def _of_no_events(estimate: float, units: int, confidence: float) -> Interval:
+    unseen = 1 - ((1 - confidence) / 2) ** (1 / units)
+    return Interval(np.asarray(estimate), np.asarray(estimate - unseen), np.asarray(estimate + unseen))
+
+
 def percentile(
-    estimate: float, draws: Floats, units: int, confidence: float = 0.95, bounded_by: int | None = None
+    estimate: float, draws: Floats, units: int, confidence: float = 0.95, *, bounded: bool = False
 ) -> Interval:
     """The expanded percentile interval of bootstrap draws from `units` samples or groups.
 
     Hesterberg, The American Statistician 69:371-386 (2015), section 4.1: the tails are widened for the t distribution
     and the factor sqrt((units - 1) / units), which matters with few groups. Draws that are not numbers (a class
-    that was not drawn) are left out. `bounded_by` = the number of samples of a score in [0, 1]: where no draw
-    differs, the limits are those of zero events in so many samples (Hanley and Lippman-Hand, JAMA 249:1743, 1983).
+    that was not drawn) are left out. `bounded` scores are in [0, 1]: where no draw differs, the limits are those of
+    zero events in so many units (Hanley and Lippman-Hand, JAMA 249:1743, 1983).
     """
     from scipy.special import ndtr, stdtrit
 
@@ -170,9 +177,8 @@ def percentile(
     if kept.size == 0:
         message = "no resample has both classes; add samples or choose another metric"
         raise InputError(message)
-    if bounded_by is not None and np.ptp(kept) == 0:
-        unseen = 1 - ((1 - confidence) / 2) ** (1 / bounded_by)
-        return Interval(np.asarray(estimate), np.asarray(estimate - unseen), np.asarray(estimate + unseen))
+    if bounded and np.ptp(kept) == 0:
+        return _of_no_events(estimate, units, confidence)
     tail = ndtr(math.sqrt(units / (units - 1)) * stdtrit(units - 1, (1 - confidence) / 2))
     low, high = np.quantile(kept, [tail, 1 - tail])
     return Interval(np.asarray(estimate), low, high)
@@ -189,7 +195,7 @@ def bootstrap(
 ) -> Interval:
     """The bootstrap interval of a score: `resample`, then `percentile`; `bounded` says the score lies in [0, 1]."""
     estimate, draws, units = resample(score, n, groups, resamples=resamples, seed=seed)
-    return percentile(estimate, draws, units, confidence, n if bounded else None)
+    return percentile(estimate, draws, units, confidence, bounded=bounded)
 
 
 def from_indices(score: Callable[[NDArray[np.intp]], float]) -> Score:

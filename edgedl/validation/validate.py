@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from edgedl.validation.benchmark import HOST, Timing
 from edgedl.validation.cases import BENCHMARK_REPEATS, Case, Request
 from edgedl.validation.evaluate import Setting
 from edgedl.validation.on_device import Ran
+
+OF_OUTPUTS = {  # the checks of each output that a limit may be set for, and why there may be none
+    "worst_class_drop": "no class is right or wrong by its metric and data",
+    "flips": "its values are no answer that could change",
+    "max_abs": "nothing here measures it",
+    "max_lsb": "it has no quantization steps",
+}
 
 
 def validate(request: Request) -> Report:
@@ -103,6 +111,16 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
             details = details or found.details
         checks += [c for c in agreed.checks if c.name not in {k.name for k in checks}]
         parities.append(agreed.details["parity"])
+    names = {c.name for c in checks}
+    for output in dict.fromkeys(output for output, _, _ in case.judges):
+        prefix = f"{output}." if many else ""
+        checks += [
+            replace(
+                case.request.gates.check(name, None, method=Method.STATIC, target=where, why=why), name=prefix + name
+            )
+            for name, why in OF_OUTPUTS.items()
+            if name in case.request.gates.limits and prefix + name not in names
+        ]
     if case.request.gates.max_drop is not None and not any(metric for _, metric, _ in case.judges):
         checks.append(Check(name="accuracy_drop", target=where, method=Method.MEASURED_HOST,
                             verdict=Verdict.UNCHECKED, why="the data has no targets"))  # fmt: skip
@@ -152,7 +170,7 @@ def _figures(case: Case, target: Target | None, timings: Sequence[Timing], ran: 
         shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": where}
         checks += [gates.check(name, value, why=why, **shared, **more) for name, value, more in figures]
     checks += on_device.checks(ran.figures, gates, where)
-    measured = {c.name for c in checks} | known | {"worst_class_drop", "flips", "max_abs", "max_lsb"}
+    measured = {c.name for c in checks} | known | OF_OUTPUTS.keys()
     why = f"nothing here can measure it on {where}" if where else "nothing here measures it"
     return checks + [
         gates.check(name, None, method=Method.STATIC, target=where, why=why)
