@@ -40,6 +40,9 @@ def require_format(path: Path) -> str:
         message = f"{path}: no such file"
         raise InputError(message)
     found = format_of(path)
+    if found is None and path.suffix in (".keras", ".h5"):
+        message = f"{path}: is a Keras model; export it first: edgedl export {path} -o {path.with_suffix('.tflite')}"
+        raise InputError(message)
     if found is None:
         suffixes = [s for p in plugins.listing("exporters") for s in plugins.load("exporters", p.name).suffixes]
         message = f"{path}: no artifact; one of {', '.join(suffixes)} is needed"
@@ -270,6 +273,13 @@ def check_output(out: Path, *, force: bool, inputs: Sequence[str | Path | None] 
         raise InputError(message)
     if not os.access(out.parent, os.W_OK):
         message = f"{out}: the folder {out.parent} cannot be written"
+        raise InputError(message)
+
+
+def check_model_output(out: Path) -> None:
+    """Refuse a Keras model under another format's name. Raises InputError."""
+    if out.suffix != ".keras":
+        message = f"{out}: a Keras model is written; name it {out.with_suffix('.keras').name}, and export it afterwards"
         raise InputError(message)
 
 

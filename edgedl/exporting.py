@@ -37,7 +37,9 @@ def exporter_for(format_: str | None, out: Path, scheme: Scheme) -> Exporter:
     """The exporter by name, or by the suffix of `out`. Raises PluginError, InputError, UnsupportedError."""
     name = format_ or artifacts.format_of(out)
     if name is None:
-        message = f"{out}: no exporter writes {out.suffix or 'a file without a suffix'}; name one with --format"
+        there = ", ".join(p.name for p in plugins.listing("exporters"))
+        suffix = out.suffix or "a file without a suffix"
+        message = f"{out}: no exporter writes {suffix}; name one with --format: {there}"
         raise InputError(message)
     exporter: Exporter = plugins.load("exporters", name)
     if scheme not in exporter.schemes:

@@ -54,6 +54,7 @@ def train(
     force: bool = False,
 ) -> dict[str, Any]:
     """Train an architecture by name, or what `module:function` returns, and write it. The facts of the run."""
+    artifacts.check_model_output(Path(out))
     return training.train_to(
         Path(out),
         model=model,
@@ -83,6 +84,9 @@ def inspect(
     loading: dict[str, Any] = {"trust": trust, "custom_objects": custom_objects}
     profile, pins = targets.load(target) if target else None, parse_pins(runtime_versions)
     found = inspection.inspect(Path(file), target=profile, pins=pins, **loading)
+    if found["kind"] == "model" and (profile or pins):
+        message = f"{file}: is a model, and targets and runtimes take artifacts; export it first with edgedl export"
+        raise InputError(message)
     if profile and found["kind"] == "artifact":
         told, notes = estimates.checks(artifacts.read(Path(file))[0], profile, Gates())
         found["checks"] += to_json(told)
@@ -118,6 +122,7 @@ def compress(
     if out is None:
         message = "compress: name the model to write with out="
         raise InputError(message)
+    artifacts.check_model_output(Path(out))
     artifacts.check_output(Path(out), force=force, inputs=(model, data, evaluation))
     return stepwise.compress(
         stepwise.Request(

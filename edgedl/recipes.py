@@ -106,6 +106,18 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in SHIPPED.glob("*.toml")))
 
 
+def check_data(step: Step, *, labelled: bool | None) -> None:
+    """Raises InputError where a step's training cannot do with data that is `labelled` or not; None is no data."""
+    if labelled is None:
+        message = f"{step.where}: training needs data; give --data"
+        raise InputError(message)
+    if not labelled and step.training is not None and step.training.distill is None:
+        message = (
+            f"{step.where}: the data has no labels; give labelled data, or let the original model teach: distill = {{}}"
+        )
+        raise InputError(message)
+
+
 def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a TOML file, or a shipped one by name; `overrides` are `step.key=value` as --set takes them.
 

@@ -21,6 +21,7 @@ from edgedl.model_file import ModelFile
 from edgedl.recipes import Recipe
 from edgedl.types import Artifact, Scheme, Target
 from edgedl.validation import benchmark, metrics
+from edgedl.validation.benchmark import Timing
 from edgedl.validation.evaluate import Setting
 
 FORMAT = "tflite"  # what size and latency are told in
@@ -85,10 +86,13 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
         judged = data.in_order_of(data.load(request.evaluation), labels or (dataset.labels if dataset else ()))
     original = _opened(request, Path(request.model))
     doing = _Doing(request=request, recipe=recipe, arrays=_arrays(original, dataset), judged=judged, said=said)
+    for step in recipe.steps:
+        if step.training is not None:
+            recipes.check_data(step, labelled=None if doing.arrays is None else bool(doing.arrays["targets"]))
     _measure(doing, "original", original, original, 0.0, ())
     model, chain = original, [original.sha256, dataset.sha256 if dataset else None, request.seed]
     for number, step in enumerate(recipe.steps):
-        chain.append(repr(step))
+        chain.append(repr(replace(step, where="")))
         model, told = _step(doing, number, model, original, chain)
         _measure(doing, f"{number + 1} {step.compressor}", model, original, told["seconds"], told["notes"])
     with artifacts.staged(out, force=True) as part:
@@ -121,12 +125,14 @@ def _step(
     made, told_file = place / "model.keras", place / "told.json"
     if told_file.exists() and request.custom_objects is None:
         doing.said(f"step {number + 1}: done before, taken from the cache")
-        return _opened(request, made), json.loads(told_file.read_text(encoding="utf-8"))
+        told = json.loads(told_file.read_text(encoding="utf-8"))
+        told["notes"] = [n.replace(told["where"], doing.recipe.steps[number].where) for n in told["notes"]]
+        return _opened(request, made), told
     place.mkdir(parents=True, exist_ok=True)
     overrides, notes = _goal_met(doing, number, model, original, place)
     doing.said(f"step {number + 1} ...")
     told = _child(doing, number, model, original, place / "part.keras", folder=place / "checkpoint", more=overrides)
-    told["notes"] = [*notes, *told["notes"]]
+    told |= {"notes": [*notes, *told["notes"]], "where": doing.recipe.steps[number].where}
     (place / "part.keras").replace(made)
     told_file.write_text(json.dumps(told), encoding="utf-8")
     model_file.make_room()
@@ -191,8 +197,8 @@ def _goal_met(
         doing.said(f"step {number + 1}: trying {share:.1%} of the MACs ...")
         tried = place / "tried.keras"
         _child(doing, number, model, original, tried, more=(override(share), f"{number + 1}.iterations=1"))
-        now, then = _times(exported(_opened(doing.request, tried)), before)
-        return now / then
+        now, then = _timings(exported(_opened(doing.request, tried)), before)
+        return now.latency_ms / then.latency_ms
 
     share, left = latency_goal.macs_for(goal, latency_of, step.where)
     note = (
@@ -207,7 +213,12 @@ def _measure(
 ) -> None:
     artifact, trouble = _exported(model)
     doing.artifacts.append(artifact)
-    timed = _timed(doing.artifacts[0], artifact)
+    before = doing.artifacts[-2] if len(doing.artifacts) > 1 else None
+    timings = _timings(*(a for a in (artifact, before) if a is not None)) if artifact else []
+    quicker = False
+    if len(timings) > 1:
+        told = benchmark.compare(timings[1], timings[0])
+        quicker = told["comparable"] and _smaller(1.0, told["latency_ratio"])
     row = Row(
         step=name,
         parameters=model.facts["parameters"],
@@ -215,18 +226,19 @@ def _measure(
         macs=model.facts["macs"],
         size_bytes=artifact.size_bytes if artifact else None,
         compressed_bytes=artifact.compressed_bytes if artifact else None,
-        latency_ms=timed,
+        latency_ms=timings[0].latency_ms if timings else None,
         seconds=seconds,
         notes=(*notes, *trouble),
         **_judged(doing, model, original),
     )
-    doing.rows.append(replace(row, gains=_gains(doing.rows[-1], row)) if doing.rows else row)
+    doing.rows.append(replace(row, gains=_gains(doing.rows[-1], row, quicker=quicker)) if doing.rows else row)
 
 
-def _gains(before: Row, after: Row) -> str:
+def _gains(before: Row, after: Row, *, quicker: bool) -> str:
     """What a step gained, in words: less to flash and run, less for a store to send, or nothing."""
-    named = (("file", "size_bytes"), ("MACs", "macs"), ("latency", "latency_ms"), ("download", "compressed_bytes"))
-    won = [word for word, name in named if _smaller(getattr(before, name), getattr(after, name))]
+    named = {"file": "size_bytes", "MACs": "macs", "download": "compressed_bytes"}
+    smaller = {word: _smaller(getattr(before, name), getattr(after, name)) for word, name in named.items()}
+    won = [word for word in ("file", "MACs", "latency", "download") if (smaller | {"latency": quicker})[word]]
     if won == ["download"]:
         return "download alone: the file on flash and its time stay"
     return ", ".join(won) or "nothing on this target"
@@ -243,15 +255,11 @@ def _exported(model: ModelFile) -> tuple[Artifact | None, tuple[str, ...]]:
         return None, (f"no {FORMAT} file to measure: {e}",)
 
 
-def _timed(first: Artifact | None, artifact: Artifact | None) -> float | None:
-    return _times(artifact, first)[0] if artifact and first else None
-
-
-def _times(*files: Artifact) -> list[float]:
-    """Their median latencies in ms on this machine, one taken in turn with the other."""
+def _timings(*files: Artifact) -> list[Timing]:
+    """Their latencies on this machine, one taken in turn with the other."""
     setting = Setting(runtime=artifacts.runtime_for(FORMAT))
     entries = [(a, setting, benchmark.random_inputs(a, 0)) for a in files]
-    return [measured.latency_ms for measured in benchmark.measure(entries, repeats=REPEATS)]
+    return benchmark.measure(entries, repeats=REPEATS)
 
 
 def _judged(doing: _Doing, model: ModelFile, original: ModelFile) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def module(name: str, where: str) -> ModuleType:
         if e.name not in (name, name.partition(".")[0]):
             message = f"{where}: importing {name} failed: {e}"
         else:
-            message = f"{where}: no module {name!r} in {here} or among the installed ones"
+            hint = f"; leave .py out: {name.removesuffix('.py')}" if name.endswith(".py") else ""
+            message = f"{where}: no module {name!r} in {here} or among the installed ones{hint}"
         raise InputError(message) from e
     except (Exception, SystemExit) as e:
         message = f"{where}: importing {name} failed: {type(e).__name__}: {e}"

@@ -1,9 +1,12 @@
 """`edgedl compress` through the command line: steps, table, cache, refusals; and in a notebook on a model object."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import edgedl
+from edgedl import stepwise
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,45 @@ def test_compress_goes_on_from_the_steps_that_are_done(cli, normed, tmp_path):
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
 
 
+def test_compress_knows_a_step_again_in_another_file(cli, normed, tmp_path):
+    step = '[[step]]\nkind = "prune"\nmethod = "dead"\n'
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(step)
+    first, second = (
+        cli("compress", normed, "--recipe", tmp_path / f"{n}.toml", "-o", tmp_path / f"{n}.keras").err
+        for n in ("one", "two")
+    )
+    assert "step 1 ..." in first
+    assert "taken from the cache" in second
+    assert "two.toml: step 1 (prune): no dead" in second
+    assert "one.toml" not in second
+
+
+def test_compress_asks_for_the_data_of_any_step_before_the_first(cli, normed, data, tmp_path):
+    training = "training = { epochs = 1 }"
+    (tmp_path / "r.toml").write_text(
+        f'[[step]]\nkind = "fold"\n[[step]]\nkind = "prune"\nmethod = "magnitude"\nsparsity = 0.5\n{training}\n'
+    )
+    with np.load(data / "train.npz") as arrays:
+        np.savez(tmp_path / "x.npz", x=arrays["x"])
+    for more, message in (((), "training needs data; give --data"), (("--data", tmp_path / "x.npz"), "has no labels")):
+        answer = cli("compress", normed, "--recipe", tmp_path / "r.toml", *more, "-o", tmp_path / "a.keras")
+        assert (answer.code, answer.out) == (2, "")
+        assert "r.toml: step 2 (prune): " in answer.err
+        assert message in answer.err
+        assert "step 1" not in answer.err
+
+
+def test_a_step_is_quicker_where_turns_show_it():
+    row = stepwise.Row(step="1", parameters=1, zeros=0.0, macs=100, size_bytes=1000, compressed_bytes=900, latency_ms=2)
+    quick = replace(row, latency_ms=1)
+    assert stepwise._gains(row, quick, quicker=False) == "nothing on this target"
+    assert stepwise._gains(row, quick, quicker=True) == "latency"
+    assert (
+        stepwise._gains(row, replace(quick, macs=50, compressed_bytes=400), quicker=True) == "MACs, latency, download"
+    )
+
+
 def test_compress_takes_the_users_own_model_in_a_notebook(normed):
     import keras
 
@@ -69,6 +111,25 @@ def test_compress_in_a_notebook_takes_a_model_with_dropout():
     np.testing.assert_allclose(made(x), before, atol=0.05)
     np.testing.assert_array_equal(model(x), before)
     assert any(isinstance(layer, keras.layers.Dropout) for layer in model.layers)
+
+
+def test_a_keras_model_is_written_under_its_name(cli, normed, data, tmp_path):
+    for command in (
+        ("compress", normed, "--recipe", "fold"),
+        ("train", "--model", "cnn-small", "--data", data / "train.npz"),
+    ):
+        answer = cli(*command, "-o", tmp_path / "a.tflite")
+        assert (answer.code, answer.out) == (2, "")
+        assert "a.tflite: a Keras model is written; name it a.keras, and export it afterwards" in answer.err
+
+
+def test_a_keras_model_is_exported_before_it_is_judged(cli, normed, data):
+    answer = cli("validate", normed, "--reference", normed, "--data", data / "test.npz")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"m.keras: is a Keras model; export it first: edgedl export {normed} -o " in answer.err
+    answer = cli("inspect", normed, "--target", "host")
+    assert (answer.code, answer.out) == (2, "")
+    assert "m.keras: is a model, and targets and runtimes take artifacts; export it first" in answer.err
 
 
 @pytest.mark.parametrize(

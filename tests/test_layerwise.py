@@ -127,6 +127,16 @@ def test_operators_find_their_layers_by_values():
     assert two["added_noise"] == pytest.approx(layerwise.noise_share(second[..., 0], operators[1]) - noise)
 
 
+def test_a_layer_whose_output_is_there_in_another_shape_alone_is_judged_by_that():
+    before = _values(0, 2, 3, 4) + 0.5
+    after = np.maximum(before, 0)
+    layers = {"conv": after, "flat": after.reshape(4, -1)}
+    info = _info((("x",), "conv/Conv"), (("conv/Conv",), "flat/Reshape"))
+    (row,) = layerwise.rows(info, {0: np.moveaxis(before, -1, 1), 1: after.reshape(4, -1) + 1e-3}, layers)
+    assert (row["index"], row["layer"]) == (1, "conv")
+    assert row["sqnr_db"] > 50
+
+
 def test_a_layer_that_nothing_comes_near_is_that_of_the_last_operator_with_its_name():
     layer = _values(0, 5)
     info = _info((("x",), "model/dense_1/MatMul"), (("model/dense_1/MatMul",), "model/dense_1/Softmax"))

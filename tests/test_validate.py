@@ -228,6 +228,28 @@ def test_outputs_without_a_metric_are_compared_all_the_same():
     ]
 
 
+def test_a_reference_that_guesses_is_said_and_without_a_limit_nothing_is_judged(cli, trained, data, tmp_path):
+    with np.load(data / "test.npz") as arrays:
+        np.savez(tmp_path / "d.npz", x=arrays["x"], y=np.random.default_rng(0).permutation(arrays["y"]))
+    given = ("--reference", trained / "m.keras")
+    guessed = cli("validate", trained / "a.tflite", *given, "--data", tmp_path / "d.npz")
+    assert (guessed.code, guessed.out.strip()) == (0, "not judged")
+    assert "are the labels, their order and the preprocessing the model's?" in guessed.err
+    judged = cli("validate", trained / "a.tflite", *given, "--data", data / "test.npz", "--max-drop", "50pp")
+    assert (judged.code, judged.out.strip()) == (0, "pass")
+    assert "are the labels" not in judged.err
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"), [("2", "got '2', which is 200 pp"), ("100pp", "0.005 is needed, got '100pp'")]
+)
+def test_a_drop_that_nothing_exceeds_is_refused(cli, trained, data, drop, message):
+    given = ("--reference", trained / "m.keras", "--data", data / "test.npz")
+    answer = cli("validate", trained / "a.tflite", *given, "--max-drop", drop)
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+
+
 def test_plan_runs_nothing(cli, data):
     given = ("--reference", "none.keras", "--data", data / "test.npz", "--max-drop", "1pp", "--plan", "--json")
     planned = cli("validate", "none.tflite", *given)

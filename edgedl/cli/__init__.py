@@ -80,7 +80,8 @@ def invoke(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         if worker := sys.modules.get("edgedl.worker"):
             worker.kill()
-        return _fail("interrupted; nothing was changed", INTERRUPTED)
+        again = "; the same command goes on where it was" if set(arguments) & {"compress", "run"} else ""
+        return _fail(f"interrupted; nothing was changed{again}", INTERRUPTED)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  the reader is gone, and says so itself
         return 0

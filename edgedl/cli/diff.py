@@ -41,7 +41,8 @@ def command(
     wrong = {
         "a model is compared with its artifacts on --data DATA": is_model and data is None,
         "--max-drop is for packages; a model's artifacts are judged by edgedl validate": is_model and max_drop,
-        "packages are compared without --data": not is_model and data is not None,
+        "packages are compared without --data; of a model and its artifacts the model comes first": not is_model
+        and data is not None,
         f"two packages are compared, got {1 + len(after)}": not is_model and len(after) > 1,
     }
     problem = next((what for what, is_so in wrong.items() if is_so), None)

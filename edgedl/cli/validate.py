@@ -53,5 +53,6 @@ def command(
         reporting.write(report, Path(report_folder))
     options.show(*text.tables(report))
     options.notes(report.details["notes"])
-    options.answer(reporting.as_json(report, details=False), as_json, report.verdict.value)
+    verdict = report.verdict.value if text.is_judged(report) else "not judged"
+    options.answer(reporting.as_json(report, details=False), as_json, verdict)
     return pipeline.exit_code(report.verdict, on_inconclusive)

@@ -22,7 +22,7 @@ from edgedl.fitting.samples import TrainingData, batches
 from edgedl.models import specs
 from edgedl.models.saving import save
 from edgedl.models.tensors import operations
-from edgedl.recipes import Step, Training
+from edgedl.recipes import Step, Training, check_data
 from edgedl.toml import did_you_mean
 from edgedl.types import Target
 
@@ -133,6 +133,7 @@ def fine_tune(
     last epoch that was finite, which also lie in `context.folder`.
     """
     where = context.step.where
+    check_data(context.step, labelled=bool(data.targets) if data is not None and data.count else None)
     data = require_data(data, where, "training")
     options = FitOptions(
         epochs=training.epochs,
@@ -153,11 +154,6 @@ def fine_tune(
             message = f"{where}: distill needs the original model as teacher, and there is none"
             raise InputError(message)
         teaching = Teaching(model, context.teacher, training.distill, data, where)
-    elif not data.targets:
-        message = (
-            f"{where}: the data has no labels; give labelled data, or let the original model teach: distill = {{}}"
-        )
-        raise InputError(message)
     trainee = teaching.trainee if teaching else model
     try:
         result = fit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,6 +41,7 @@ class Findings:
 
     checks: tuple[Check, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -85,7 +86,8 @@ def compare(judged: Judged, metric: Metric, gates: Gates, *, prefix: str, target
         details["slices"] = _slices(judged, metric)
     if metric.name in ACCURACY:
         classes = _classes(judged, gates, prefix, target)
-        return Findings(checks=(*checks, *classes.checks), details=details | classes.details)
+        notes = _guessing(judged, values["reference"])
+        return Findings(checks=(*checks, *classes.checks), details=details | classes.details, notes=notes)
     return Findings(checks=tuple(checks), details=details)
 
 
@@ -170,6 +172,19 @@ def _worst_class(
               low=float(drops.low[worst]), high=float(drops.high[worst]), limit=limit, unit="fraction",
               method=Method.MEASURED_HOST, verdict=verdict, why=why),
     )  # fmt: skip
+
+
+def _guessing(judged: Judged, reference: Mapping[str, float]) -> tuple[str, ...]:
+    """A note where the reference is not shown to know more than which class is the commonest."""
+    if judged.reference.ndim > 2 or "low" not in reference or reference["value"] == 1:
+        return ()
+    share = np.bincount(_true_classes(judged)).max() / len(judged.reference)
+    if reference["low"] > share:
+        return ()
+    return (
+        f"output {judged.name!r}: the reference is right on {reference['value']:.1%}, and the commonest class is "
+        f"{share:.1%} of the data: are the labels, their order and the preprocessing the model's?",
+    )
 
 
 def _true_classes(judged: Judged) -> Array:

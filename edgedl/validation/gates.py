@@ -50,6 +50,10 @@ class Gates:
             return None
         allowed = "0.5pp or 0.005" if unit == "fraction" else f"a number in the unit of {metric}"
         value, is_points = self._number(allowed)
+        if unit == "fraction" and value >= (100 if is_points else 1):
+            meant = "" if is_points else f", which is {100 * value:g} pp; {value:g} points are {value:g}pp"
+            message = f"--max-drop: {allowed} is needed, got {self.max_drop!r}{meant}"
+            raise InputError(message)
         if is_points and unit != "fraction":
             message = f"--max-drop: {allowed} is needed, got {self.max_drop!r}"
             raise InputError(message)

@@ -6,6 +6,7 @@ comes near none, the name of its tensor decides.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -109,11 +110,12 @@ def _nearest(
     """
     found: dict[int, tuple[str, float]] = {}
     rest = []
+    shapes = _shapes(layers)
     for op in info.ops:
         values = operators.get(op.index)
         if values is None or not op.outputs:
             continue
-        noises = {name: _least_noise(reference, values) for name, reference in layers.items()}
+        noises = {name: min(_least_noise(shape, values) for shape in given) for name, given in shapes.items()}
         best = min(noises, key=lambda name: noises[name], default="")
         if noises.get(best, math.inf) <= MOST_NOISE:
             found[op.index] = (best, noises[best])
@@ -131,6 +133,16 @@ def _nearest(
             name = max(named, key=len)
             taken.add(name)
             found[op.index] = (name, noises[name])
+    return found
+
+
+def _shapes(layers: Mapping[str, Array]) -> dict[str, list[Array]]:
+    """What each layer gives, with what later layers make of it that give the same numbers in another shape."""
+    first: dict[bytes, str] = {}
+    found: dict[str, list[Array]] = {}
+    for name, values in layers.items():
+        numbers = hashlib.sha256(values.tobytes()).digest()
+        found.setdefault(first.setdefault(numbers, name), []).append(values)
     return found
 
 

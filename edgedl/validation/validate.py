@@ -12,7 +12,7 @@ import numpy as np
 from edgedl import artifacts, contract, targets
 from edgedl.contract.op_versions import check_versions
 from edgedl.errors import InputError
-from edgedl.types import Check, Method, Report, Scheme, Target, Verdict, to_json
+from edgedl.types import Check, Method, Report, Target, Verdict, to_json
 from edgedl.validation import accuracy, benchmark, cases, estimates, on_device, parity, predicted
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
@@ -47,11 +47,13 @@ def validate(request: Request) -> Report:
         if ran.outputs:
             found, described = _judge(case, ran.outputs, target)
             details = details or described
+            notes += described.get("notes", ())
             checks += on_device.relabelled(found, ran)
-        checks += [*told, *_figures(case, target, timings, ran, {c.name for c in told})]
+        static = contract.static_checks(target, case.artifact, case.info, request.runtime_versions) if target else []
+        limited = {c.name for c in static if c.limit is not None}  # by the target, where the user sets none
+        figures = _figures(case, target, timings, ran, {c.name for c in told})
+        checks += [*told, *(c for c in figures if c.limit is not None or c.name not in limited), *static]
         notes += ran.notes(target.id) if target else ()
-        if target:
-            checks += contract.static_checks(target, case.artifact, case.info, request.runtime_versions)
     if request.runtime_versions and not request.targets:
         checks.append(check_versions(case.info, request.runtime_versions, target=None))
     notes += [*_slower(case, timings), *(n for t in timings for n in t.notes())]
@@ -84,7 +86,8 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
     groups, slices = (
         np.asarray(case.dataset.open(n)) if n in case.dataset.extras else None for n in ("group", "slice")
     )
-    parities = []
+    parities: list[dict[str, Any]] = []
+    notes: list[str] = []
     for output, metric, _ in case.judges:
         spec = next(s for s in case.artifact.outputs if s.name == output)
         judged = Judged(
@@ -108,6 +111,7 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
                     judged, metric, case.request.gates, prefix=prefix, target=where, seed=case.request.seed
                 )
             checks += found.checks
+            notes += found.notes
             details = details or found.details
         checks += [c for c in agreed.checks if c.name not in {k.name for k in checks}]
         parities.append(agreed.details["parity"])
@@ -122,9 +126,16 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
             if name in case.request.gates.limits and prefix + name not in names
         ]
     if case.request.gates.max_drop is not None and not any(metric for _, metric, _ in case.judges):
-        checks.append(Check(name="accuracy_drop", target=where, method=Method.MEASURED_HOST,
-                            verdict=Verdict.UNCHECKED, why="the data has no targets"))  # fmt: skip
-    return checks, details | {"parity": parities}
+        checks.append(
+            Check(
+                name="accuracy_drop",
+                target=where,
+                method=Method.MEASURED_HOST,
+                verdict=Verdict.UNCHECKED,
+                why=f"the data has no targets to hold --max-drop {case.request.gates.max_drop} against",
+            )
+        )
+    return checks, details | {"parity": parities, "notes": notes}
 
 
 def _check_shapes(case: Case, judged: Judged) -> None:
@@ -184,7 +195,8 @@ def _slower(case: Case, timings: Sequence[Timing]) -> list[str]:
         return []
     found = benchmark.compare(timings[1], timings[0])
     if found["comparable"] and found["latency_ratio"] > 1:
-        beside = "its float parent" if timings[1].artifact.scheme == Scheme.FP32 else case.request.reference
+        own = str(timings[1].artifact.path) == case.request.reference
+        beside = case.request.reference if own else f"the float export of {case.request.reference}"
         return [f"{case.request.artifact} is slower than {beside} here: {found['latency_ratio']:.2f}x the time"]
     return []
 
