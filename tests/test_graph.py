@@ -109,6 +109,15 @@ def test_names_of_outputs_stay(structure):
     assert graph.prove(model, flat, 0.0) == 0.0
 
 
+def test_a_nested_model_gets_what_a_dict_names():
+    query, context = keras.Input((4,), name="query"), keras.Input((4,), name="context")
+    inner = keras.Model([query, context], K.Subtract()([query, K.Dense(4)(context)]))
+    x, z = keras.Input((4,), name="x"), keras.Input((4,), name="z")
+    model = randomized(keras.Model([x, z], inner({"query": x, "context": z})))
+    given = [np.random.default_rng(i).normal(size=(3, 4)).astype(np.float32) for i in range(2)]
+    np.testing.assert_allclose(graph.flattened(model)(given), model(given), rtol=1e-5, atol=1e-6)
+
+
 def test_flattened_takes_masks_attention_and_several_inputs():
     words = keras.Input((6,), dtype="int32", name="words")
     other = keras.Input((6, 8), name="other")

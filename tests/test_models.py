@@ -102,6 +102,19 @@ def test_load_refuses_an_unbuilt_model(tmp_path):
         models.load(path)
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_load_takes_an_adapted_normalization_in_a_nested_model(tmp_path, suffix):
+    norm = keras.layers.Normalization()
+    x = np.random.default_rng(0).normal(100, 20, (16, 4)).astype(np.float32)
+    inner = keras.Sequential([keras.Input((4,)), norm])
+    norm.adapt(x)
+    inputs = keras.Input((4,), name="x")
+    model = keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)))
+    model.save(tmp_path / f"m{suffix}")
+    loaded = models.load(tmp_path / f"m{suffix}").model
+    np.testing.assert_allclose(loaded(x), model(x), rtol=1e-5, atol=1e-5)
+
+
 def test_load_takes_any_suffix_and_unpacked_archives(tmp_path):
     model = small()
     saved(model, tmp_path / "m.keras").rename(tmp_path / "m.model")

@@ -186,8 +186,9 @@ def _arranged(node: Any, scope: Mapping[int, Value]) -> tuple[Value, ...]:
     args, kwargs = node.arguments.fill_in(scope)
     given = args[0] if args else next(iter(kwargs.values()))
     model = node.operation
-    if not isinstance(model, keras.Sequential) and isinstance(given, dict) and isinstance(model.input, dict):
-        given = {name: given[name] for name in model.input}
+    if not isinstance(model, keras.Sequential) and isinstance(given, dict):
+        names = model.input if isinstance(model.input, dict) else [tensor.name for tensor in model.inputs]
+        given = [given[name] for name in names]
     return tuple(v for v in keras.tree.flatten(given) if isinstance(v, Value))
 
 

@@ -18,7 +18,7 @@ from edgedl.models import files, tensors
 from edgedl.models.cleaning import Copier, clean
 from edgedl.models.files import KerasFile, Kind, first_line
 from edgedl.models.macs import table
-from edgedl.models.tensors import carried_scheme, infer, operations, quiet, specs
+from edgedl.models.tensors import carried_scheme, finalize, infer, operations, quiet, specs
 from edgedl.types import TensorSpec, to_json
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ def _open_keras_3(file: KerasFile, objects: dict[str, Any], *, trust: bool) -> k
     with tempfile.TemporaryDirectory() as folder:
         path = files.with_suffix(file.path, file.kind, folder)
         model = keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=not trust)
+    if file.kind is Kind.HDF5:
+        finalize(model)  # Keras does so with the layers on top alone
     if file.kind is Kind.HDF5 and file.is_keras_2:
         _check_order(file.path, model)
     return model

@@ -74,8 +74,13 @@ def carried_scheme(model: keras.Model) -> Scheme | None:
 
 
 def set_weights(target: Any, weights: Sequence[Array]) -> None:
-    """Set the weights of a layer or model, and what is worked out of them: Normalization keeps its mean apart."""
+    """Set the weights of a layer or model, and what is worked out of them."""
     target.set_weights(weights)
+    finalize(target)
+
+
+def finalize(target: Any) -> None:
+    """Work out what a layer, or those of a model, hold beside their weights: Normalization keeps its mean apart."""
     for op in operations(target):
         if hasattr(op, "finalize_state"):
             op.finalize_state()

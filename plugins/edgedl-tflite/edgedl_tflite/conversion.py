@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgedl.errors import EdgedlError, UnsupportedError
 from edgedl.types import Scheme, TensorSpec
-from edgedl_tflite import calibration, recurrent
+from edgedl_tflite import calibration, masks, recurrent
 from edgedl_tflite.calibration import Samples
 from edgedl_tflite.embedding import Affine
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 UNROLL_TOLERANCE = 1e-4  # of the largest output: the same sums in another order
 
 
-def trace(model: keras.Model, specs: tuple[TensorSpec, ...], inside: Mapping[int, Affine]) -> Any:
-    """The model as a TensorFlow function from `input_<i>` to `output_<i>`, the steps `inside` before it."""
+def trace(model: keras.Model, specs: tuple[TensorSpec, ...], inside: Mapping[int, Affine], *, static: bool) -> Any:
+    """The model as a TensorFlow function from `input_<i>` to `output_<i>`, the steps `inside` before it; for a `static`
+    scheme with masks that its integers can hold.
+    """
     import tensorflow as tf
 
     def serve(*tensors: Any) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def trace(model: keras.Model, specs: tuple[TensorSpec, ...], inside: Mapping[int
 
     signature = [tf.TensorSpec(s.shape, s.dtype, name=f"input_{i}") for i, s in enumerate(specs)]
     try:
-        return tf.function(serve, input_signature=signature, autograph=False).get_concrete_function()
+        with masks.near() if static else contextlib.nullcontext():
+            return tf.function(serve, input_signature=signature, autograph=False).get_concrete_function()
     except EdgedlError:
         raise
     except Exception as e:
@@ -49,20 +53,24 @@ def without_loops(
         return model, function, []
     unrolled, layers = recurrent.unroll(model)
     names = ", ".join(layers)
-    batch = next(samples.pick(1).batches())
-    values = calibration.ready(batch, samples.specs, affines)
-    before, after = (calibration.infer(m, values) for m in (model, unrolled))
-    for wanted, got in zip(before, after, strict=True):
-        difference = float(np.max(np.abs(np.asarray(wanted) - np.asarray(got)), initial=0))
-        if not difference <= UNROLL_TOLERANCE * max(1.0, float(np.max(np.abs(wanted), initial=0))):
-            message = f"layers {names}: unrolled for calibration, an output changes by {difference:.3g}"
-            raise UnsupportedError(message)
-    function = trace(unrolled, samples.specs, inside)
+    with masks.backwards():
+        for batch in samples.batches():
+            values = calibration.ready(batch, samples.specs, affines)
+            _check_same(calibration.infer(model, values), calibration.infer(unrolled, values), names)
+        function = trace(unrolled, samples.specs, inside, static=True)
     if left := recurrent.loops(function.graph):
         layer = recurrent.layer_of(unrolled, left[0])
         message = f"layer {layer!r} runs a loop that cannot be unrolled; static schemes need that. Use dynamic or fp16"
         raise UnsupportedError(message)
     return unrolled, function, [f"unrolled for calibration, same outputs: {names}"]
+
+
+def _check_same(before: Sequence[Any], after: Sequence[Any], names: str) -> None:
+    for wanted, got in zip(before, after, strict=True):
+        difference = float(np.max(np.abs(np.asarray(wanted) - np.asarray(got)), initial=0))
+        if not difference <= UNROLL_TOLERANCE * max(1.0, float(np.max(np.abs(wanted), initial=0))):
+            message = f"layers {names}: unrolled for calibration, an output changes by {difference:.3g}"
+            raise UnsupportedError(message)
 
 
 def convert(

@@ -151,7 +151,7 @@ def _make(job: _Job) -> tuple[Any, list[str]]:
     notes: list[str] = []
     wide = job.carried and scheme is Scheme.STATIC_WI8_AI16
     with widening.twin(job.model, wide=wide):
-        function, model = conversion.trace(job.model, job.inputs, inside), job.model
+        function, model = conversion.trace(job.model, job.inputs, inside, static=scheme.is_static), job.model
     if scheme.is_static and not job.carried:
         model, function, notes = conversion.without_loops(model, function, job.checked, job.affines, inside)
     narrow = "int8" if wide and io == "int16" else io

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 # common, and how much is lost the note and a validation tell.
 LIMITS = {Scheme.FP32: 1e-3, Scheme.FP16: 0.05, Scheme.WEIGHT_ONLY_WI4_AFP32: 2.0}
 QUANTIZED_LIMIT = 1.0
+NOISY = 0.3  # from here on the note says so
 FLOOR = 1e-3  # outputs smaller than this are judged as if they were this large
 
 
 def verify(file: bytes, model: keras.Model, samples: Samples, affines: Mapping[int, Affine], scheme: Scheme) -> str:
     """A note with the largest difference between file and model on `samples`. Raises EdgedlError where it is absurd."""
     answers = run(file, samples)
-    worst, name, size = 0.0, "", 0.0
+    worst, name, size, share = 0.0, "", 0.0, 0.0
     strange: list[str] = []
     for output, wanted in _reference(model, samples, affines).items():
         got = answers[output]
@@ -47,13 +48,15 @@ def verify(file: bytes, model: keras.Model, samples: Samples, affines: Mapping[i
         if difference.size and difference.max() >= worst:
             worst, name, size = float(difference.max()), output, float(np.abs(wanted[finite]).max())
         if difference.size and np.issubdtype(wanted.dtype, np.floating):
-            _judge(output, difference, wanted[finite], scheme)
+            share = max(share, _judge(output, difference, wanted[finite], scheme))
     told = [f"{worst:.3g} (output {name!r}, values up to {size:.3g})"] if name else []
+    told += [f"{share:.0%} of an output is noise: see where with edgedl diff"] if share > NOISY else []
     told += [f"Keras itself gives NaN or infinity in output {', '.join(strange)}"] if strange else []
     return f"largest difference to Keras on {len(samples)} samples: {'; '.join(told)}"
 
 
-def _judge(output: str, difference: NDArray[Any], wanted: NDArray[Any], scheme: Scheme) -> None:
+def _judge(output: str, difference: NDArray[Any], wanted: NDArray[Any], scheme: Scheme) -> float:
+    """The RMS of the difference over that of what is wanted. Raises EdgedlError."""
     size = max(float(np.sqrt(np.mean(np.square(wanted, dtype=np.float64)))), FLOOR)
     relative = float(np.sqrt(np.mean(np.square(difference)))) / size
     limit = LIMITS.get(scheme, QUANTIZED_LIMIT)
@@ -63,6 +66,7 @@ def _judge(output: str, difference: NDArray[Any], wanted: NDArray[Any], scheme: 
             f"{relative:.3g} of its size, where {scheme.value} allows {limit:g}; it was not written"
         )
         raise EdgedlError(message)
+    return relative
 
 
 def _reference(model: keras.Model, samples: Samples, affines: Mapping[int, Affine]) -> dict[str, NDArray[Any]]:
