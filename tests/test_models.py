@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -16,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from edgedl import models
 from edgedl.errors import InputError, UnsupportedError
-from edgedl.models.tensors import call_flat
+from edgedl.models.tensors import call_flat, largest_difference
 
 DATA = Path(__file__).parents[2] / "shared/data"
 
@@ -296,6 +297,42 @@ def test_load_makes_mixed_precision_float32(tmp_path):
     assert [t.dtype for t in loaded.model.outputs] == ["float32"]
     for ours, theirs in zip(loaded.model.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@keras.saving.register_keras_serializable("edgedl_test")
+class Table(layers.Layer):
+    def call(self, x):
+        return keras.ops.take(keras.ops.arange(3.0), x)
+
+
+def test_load_takes_integers_of_a_range_that_no_embedding_tells(tmp_path):
+    x = keras.Input((4,), dtype="int32", name="x")
+    loaded = models.load(saved(keras.Model(x, layers.Dropout(0.5)(Table()(x))), tmp_path / "m.keras"))
+    np.testing.assert_array_equal(answer(loaded.model, np.array([[0, 1, 2, 2]])), [[[0, 1, 2, 2]]])
+
+
+@pytest.mark.parametrize("behind", [layers.Identity(), layers.Dense(2, kernel_initializer="ones")])
+def test_load_compares_what_is_finite(tmp_path, behind):
+    x = keras.Input((6,), name="x")
+    y = keras.ops.log(layers.Rescaling(2.0, offset=0.5, dtype="mixed_float16")(x))
+    loaded = models.load(saved(keras.Model(x, behind(y)), tmp_path / "m.keras"))
+    assert 0 < float(re.search(r"differ by at most (\S+)", loaded.notes[0])[1]) < 0.1, "0 is what NaN alone would give"
+
+
+def test_load_refuses_a_model_that_answers_nothing_finite(tmp_path):
+    x = keras.Input((6,), name="x")
+    model = keras.Model(x, keras.ops.log(layers.Dropout(0.5)(x) - 9.0))
+    with pytest.raises(InputError, match=r"does not run on random input .*: an output is NaN or infinite throughout"):
+        models.load(saved(model, tmp_path / "m.keras"))
+
+
+def test_largest_difference_leaves_out_what_is_infinite_in_both():
+    nan, inf = np.nan, np.inf
+    assert largest_difference([[nan, inf, -inf, 4.0]], [[nan, inf, -inf, 3.0]]) == (1.0, pytest.approx(1 / 3))
+    assert largest_difference([[300.0], [1.0]], [[200.0], [1.0]]) == (100.0, 0.5)
+    assert largest_difference([[]], [[]]) == (0.0, 0.0)
+    for ours, theirs in (([nan, 1.0], [1.0, 1.0]), ([1.0], [inf]), ([inf], [-inf]), ([nan], [nan])):
+        assert largest_difference([ours], [theirs]) == (inf, inf)
 
 
 def test_load_refuses_a_layer_that_stays_random(tmp_path):
