@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from edgedl import models
 from edgedl.errors import InputError, UnsupportedError
+from edgedl.models.macs import table
 from edgedl.models.tensors import call_flat, largest_difference
 
 DATA = Path(__file__).parents[2] / "shared/data"
@@ -507,6 +508,31 @@ def test_describe_counts_by_hand(tmp_path):
     assert described["parameters"] == model.count_params() == sum(r["parameters"] for r in described["layers"])
     assert described["inputs"][0]["shape"] == [None, 8, 8, 4]
     assert json.loads(json.dumps(described)) == described
+
+
+def test_macs_of_products_and_wrapped_layers_by_hand():
+    x, image = keras.Input((6, 8), name="x"), keras.Input((8, 8, 3), name="image")
+    y, video = keras.Input((5, 8), name="y"), keras.Input((4, 8, 8, 2), name="video")
+    grouped = layers.GroupQueryAttention(4, 4, 2)  # heads of 4, 4 for the query and 2 for key and value
+    step = 64 * (9 * 2 * 12 + 9 * 3 * 12)  # positions x (kernel + recurrent kernel)
+    expected = [
+        (grouped(x, y), 6 * (8 * 16 + 16 * 8) + 5 * 2 * 8 * 8 + 2 * 6 * 5 * 16),
+        (layers.ConvLSTM2D(3, 3, padding="same")(video), 138_240),
+        (layers.Bidirectional(layers.ConvLSTM2D(3, 3, padding="same", return_sequences=True))(video), 2 * 4 * step),
+        (layers.SpectralNormalization(layers.Conv2D(4, 3))(image), 36 * 9 * 3 * 4),
+        (keras.ops.matmul(x, keras.ops.transpose(y, (0, 2, 1))), 6 * 5 * 8),
+        (keras.ops.einsum("bij,bkj->bik", x, y), 6 * 5 * 8),
+        (keras.ops.einsum("bij->bi", x), 0),
+        (layers.Dot(2)([x, y]), 6 * 5 * 8),
+        (layers.Dot((1, 1))([x, layers.Dense(3)(x)]), 8 * 3 * 6),
+        (layers.Attention()([x, y]), 2 * 6 * 5 * 8),
+        (layers.AdditiveAttention()([x, y]), 2 * 6 * 5 * 8),
+        (keras.ops.matmul(x, np.ones((8, 3), np.float32)), None),
+        (keras.ops.tensordot(x, np.ones((8, 3), np.float32), 1), None),
+        (keras.ops.conv(image, np.ones((3, 3, 3, 4), np.float32)), None),
+    ]
+    rows = {row["name"]: row["macs"] for row in table(keras.Model([x, y, image, video], [t for t, _ in expected]))}
+    assert [rows[t._keras_history.operation.name] for t, _ in expected] == [macs for _, macs in expected]
 
 
 def test_describe_leaves_macs_open_where_a_size_is_free(tmp_path):
