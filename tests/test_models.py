@@ -282,6 +282,14 @@ def test_load_keeps_a_sequential_model_sequential(tmp_path):
     assert models.specs(loaded.model) == models.specs(model)
 
 
+def test_load_removes_layers_that_are_called_by_keyword(tmp_path):
+    x = keras.Input((4,), name="x")
+    loaded = models.load(
+        saved(keras.Model(x, layers.Dense(2, name="last")(layers.Dropout(0.5)(inputs=x))), tmp_path / "m.keras")
+    )
+    assert [layer.name for layer in loaded.model.layers] == ["x", "last"]
+
+
 def test_load_leaves_a_clean_model_alone(tmp_path):
     loaded = models.load(saved(small(), tmp_path / "m.keras"))
     assert loaded.notes == ()
@@ -459,6 +467,11 @@ def test_static_shapes_copy_layers_that_keep_state():
     np.testing.assert_allclose(answer(fixed, x[:1])[0], answer(model, x)[0][:1], atol=1e-6)
 
 
+def test_sequential_input_keeps_a_name_that_json_escapes(tmp_path):
+    model = keras.Sequential([keras.Input((4,), name='"画像"'), layers.Dense(3)])
+    assert models.load(saved(model, tmp_path / "m.keras")).model.inputs[0].name == '"画像"'
+
+
 def test_sequential_input_name_does_not_depend_on_the_process(tmp_path):
     import h5py
 
@@ -575,6 +588,18 @@ def test_predict_refuses_data_that_does_not_fit(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             models.predict(path, inputs, str(tmp_path / "out"))
+
+
+def test_predict_says_why_a_name_cannot_be_used(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 4), np.float32))
+    for name, message in (
+        ("my dense", r"model 'm' fails on inputs \(64, 4\): 'my dense' is not a valid scope name\..*>-\]\*\$$"),
+        ("y" * 252, r"output y{30}\.\.\.: 252 characters; a file's name holds 251\. Rename its layer"),
+    ):
+        model = keras.Sequential([keras.Input((4,), name="x"), layers.Dense(3, name=name)], name="m")
+        path = saved(model, tmp_path / "m.keras")
+        with pytest.raises((InputError, UnsupportedError), match=message):
+            models.predict(str(path), {"x": str(tmp_path / "x.npy")}, str(tmp_path / "out"))
 
 
 def test_predict_starts_each_batch_of_a_stateful_model_afresh(tmp_path):

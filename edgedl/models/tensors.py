@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 FREE_SIZES = (32, 128, 224)  # tried for sizes that a model leaves free
+NAME_LENGTH = 255 - len(".npy")
 
 
 @contextlib.contextmanager
@@ -91,12 +92,18 @@ def with_outputs(model: keras.Model, outputs: Any) -> keras.Model:
 
 
 def call_flat(model: keras.Model, arrays: Sequence[Any]) -> list[Any]:
-    """The outputs in Keras's flat order, inputs given in the same order, at inference."""
+    """The outputs in Keras's flat order, inputs given in the same order, at inference; also inside a tf.function.
+
+    Raises UnsupportedError: Keras refuses the call.
+    """
     import keras
 
-    if isinstance(model, keras.Sequential):
-        return list(keras.tree.flatten(model(arrays[0], training=False)))
-    return list(keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, list(arrays)), training=False)))
+    inputs = arrays[0] if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, arrays)
+    try:
+        return list(keras.tree.flatten(model(inputs, training=False)))
+    except (TypeError, ValueError) as e:
+        message = f"model {model.name!r} fails on inputs {', '.join(str(a.shape) for a in arrays)}: {first_line(e)}"
+        raise UnsupportedError(message) from e
 
 
 def sample_inputs(model: keras.Model, *, free: int, seed: int = 0, low: bool = False) -> list[Array]:
@@ -232,6 +239,11 @@ def run_files(
     run = tf.function(lambda arrays: infer(model, arrays), autograph=False)
     out.mkdir(parents=True, exist_ok=True)
     paths = {spec.name: out / f"{spec.name}.npy" for spec in specs(model)[1]}
+    if len(longest := max(paths, key=len)) > NAME_LENGTH:
+        message = (
+            f"output {longest[:30]}...: {len(longest)} characters; a file's name holds {NAME_LENGTH}. Rename its layer"
+        )
+        raise InputError(message)
     with contextlib.ExitStack() as stack, quiet():
         files = {name: stack.enter_context(p.open("wb")) for name, p in paths.items()}
         for at in range(start, max(stop, start + 1), sources.batch):  # no samples still give the shapes
