@@ -143,6 +143,16 @@ def test_load_carries_over_h5_and_saved_model(tmp_path):
     assert loaded.sha256
 
 
+@pytest.mark.parametrize("name", ["m.h5", "folder"])
+def test_load_takes_embeddings_whose_input_keras_2_declares_float(tmp_path, name):
+    middle = layers.LSTM(4) if name == "m.h5" else layers.GlobalAveragePooling1D()
+    old = randomized(tf_keras.Sequential([layers.Embedding(100, 8, input_length=20), middle, layers.Dense(1)]))
+    loaded = models.load(saved(old, tmp_path / name))
+    (spec,), (out,) = models.specs(loaded.model)
+    words = np.random.default_rng(0).integers(0, 100, (3, 20)).astype(spec.dtype)
+    np.testing.assert_allclose(models.infer(loaded.model, {spec.name: words})[out.name], old(words), atol=1e-5)
+
+
 def test_load_does_not_take_the_new_hard_sigmoid_for_the_old(tmp_path):
     old = tf_keras.Sequential([layers.Dense(4, activation="hard_sigmoid", input_shape=(3,))])
     loaded = models.load(saved(randomized(old), tmp_path / "m.h5"))

@@ -95,6 +95,17 @@ def test_copies_of_an_adapted_normalization_compute_as_it_does():
         np.testing.assert_allclose(copy(x).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_copies_of_an_adapted_lookup_have_its_vocabulary():
+    lookup = K.IntegerLookup(name="lookup")
+    lookup.adapt(np.array([3, 5, 9, 5]))
+    inputs = keras.Input((4,), dtype="int64", name="x")
+    model = keras.Model(inputs, K.Embedding(4, 2)(lookup(K.Dropout(0.5, dtype="int64")(inputs))))
+    x = np.array([[3, 5, 9, 7]])
+
+    for copy in (graph.flattened(model), Copier().copy(model), Copier(drop=True).copy(model)):
+        np.testing.assert_array_equal(copy(x), model(x))
+
+
 @pytest.mark.parametrize("structure", ["list", "nested output", "sequential"])
 def test_names_of_outputs_stay(structure):
     image = keras.Input((8, 8, 4), name="image")

@@ -18,7 +18,7 @@ FLOORS = [
     {"cli"},
 ]  # fmt: skip
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-FOR_PLUGINS = {"errors", "types", "models", "agent", "testing"}
+FOR_PLUGINS = {"errors", "types", "models", "graph", "agent", "testing"}
 
 
 def imported(path):

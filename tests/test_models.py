@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -16,7 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from edgedl import models
 from edgedl.errors import InputError, UnsupportedError
-from edgedl.models.tensors import call_flat
+from edgedl.models.macs import table
+from edgedl.models.tensors import call_flat, largest_difference
 
 DATA = Path(__file__).parents[2] / "shared/data"
 
@@ -293,6 +295,14 @@ def test_load_keeps_a_sequential_model_sequential(tmp_path):
     assert models.specs(loaded.model) == models.specs(model)
 
 
+def test_load_removes_layers_that_are_called_by_keyword(tmp_path):
+    x = keras.Input((4,), name="x")
+    loaded = models.load(
+        saved(keras.Model(x, layers.Dense(2, name="last")(layers.Dropout(0.5)(inputs=x))), tmp_path / "m.keras")
+    )
+    assert [layer.name for layer in loaded.model.layers] == ["x", "last"]
+
+
 def test_load_leaves_a_clean_model_alone(tmp_path):
     loaded = models.load(saved(small(), tmp_path / "m.keras"))
     assert loaded.notes == ()
@@ -309,6 +319,42 @@ def test_load_makes_mixed_precision_float32(tmp_path):
     assert [t.dtype for t in loaded.model.outputs] == ["float32"]
     for ours, theirs in zip(loaded.model.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@keras.saving.register_keras_serializable("edgedl_test")
+class Table(layers.Layer):
+    def call(self, x):
+        return keras.ops.take(keras.ops.arange(3.0), x)
+
+
+def test_load_takes_integers_of_a_range_that_no_embedding_tells(tmp_path):
+    x = keras.Input((4,), dtype="int32", name="x")
+    loaded = models.load(saved(keras.Model(x, layers.Dropout(0.5)(Table()(x))), tmp_path / "m.keras"))
+    np.testing.assert_array_equal(answer(loaded.model, np.array([[0, 1, 2, 2]])), [[[0, 1, 2, 2]]])
+
+
+@pytest.mark.parametrize("behind", [layers.Identity(), layers.Dense(2, kernel_initializer="ones")])
+def test_load_compares_what_is_finite(tmp_path, behind):
+    x = keras.Input((6,), name="x")
+    y = keras.ops.log(layers.Rescaling(2.0, offset=0.5, dtype="mixed_float16")(x))
+    loaded = models.load(saved(keras.Model(x, behind(y)), tmp_path / "m.keras"))
+    assert 0 < float(re.search(r"differ by at most (\S+)", loaded.notes[0])[1]) < 0.1, "0 is what NaN alone would give"
+
+
+def test_load_refuses_a_model_that_answers_nothing_finite(tmp_path):
+    x = keras.Input((6,), name="x")
+    model = keras.Model(x, keras.ops.log(layers.Dropout(0.5)(x) - 9.0))
+    with pytest.raises(InputError, match=r"does not run on random input .*: an output is NaN or infinite throughout"):
+        models.load(saved(model, tmp_path / "m.keras"))
+
+
+def test_largest_difference_leaves_out_what_is_infinite_in_both():
+    nan, inf = np.nan, np.inf
+    assert largest_difference([[nan, inf, -inf, 4.0]], [[nan, inf, -inf, 3.0]]) == (1.0, pytest.approx(1 / 3))
+    assert largest_difference([[300.0], [1.0]], [[200.0], [1.0]]) == (100.0, 0.5)
+    assert largest_difference([[]], [[]]) == (0.0, 0.0)
+    for ours, theirs in (([nan, 1.0], [1.0, 1.0]), ([1.0], [inf]), ([inf], [-inf]), ([nan], [nan])):
+        assert largest_difference([ours], [theirs]) == (inf, inf)
 
 
 def test_load_refuses_a_layer_that_stays_random(tmp_path):
@@ -434,6 +480,11 @@ def test_static_shapes_copy_layers_that_keep_state():
     np.testing.assert_allclose(answer(fixed, x[:1])[0], answer(model, x)[0][:1], atol=1e-6)
 
 
+def test_sequential_input_keeps_a_name_that_json_escapes(tmp_path):
+    model = keras.Sequential([keras.Input((4,), name='"画像"'), layers.Dense(3)])
+    assert models.load(saved(model, tmp_path / "m.keras")).model.inputs[0].name == '"画像"'
+
+
 def test_sequential_input_name_does_not_depend_on_the_process(tmp_path):
     import h5py
 
@@ -485,6 +536,31 @@ def test_describe_counts_by_hand(tmp_path):
     assert json.loads(json.dumps(described)) == described
 
 
+def test_macs_of_products_and_wrapped_layers_by_hand():
+    x, image = keras.Input((6, 8), name="x"), keras.Input((8, 8, 3), name="image")
+    y, video = keras.Input((5, 8), name="y"), keras.Input((4, 8, 8, 2), name="video")
+    grouped = layers.GroupQueryAttention(4, 4, 2)  # heads of 4, 4 for the query and 2 for key and value
+    step = 64 * (9 * 2 * 12 + 9 * 3 * 12)  # positions x (kernel + recurrent kernel)
+    expected = [
+        (grouped(x, y), 6 * (8 * 16 + 16 * 8) + 5 * 2 * 8 * 8 + 2 * 6 * 5 * 16),
+        (layers.ConvLSTM2D(3, 3, padding="same")(video), 138_240),
+        (layers.Bidirectional(layers.ConvLSTM2D(3, 3, padding="same", return_sequences=True))(video), 2 * 4 * step),
+        (layers.SpectralNormalization(layers.Conv2D(4, 3))(image), 36 * 9 * 3 * 4),
+        (keras.ops.matmul(x, keras.ops.transpose(y, (0, 2, 1))), 6 * 5 * 8),
+        (keras.ops.einsum("bij,bkj->bik", x, y), 6 * 5 * 8),
+        (keras.ops.einsum("bij->bi", x), 0),
+        (layers.Dot(2)([x, y]), 6 * 5 * 8),
+        (layers.Dot((1, 1))([x, layers.Dense(3)(x)]), 8 * 3 * 6),
+        (layers.Attention()([x, y]), 2 * 6 * 5 * 8),
+        (layers.AdditiveAttention()([x, y]), 2 * 6 * 5 * 8),
+        (keras.ops.matmul(x, np.ones((8, 3), np.float32)), None),
+        (keras.ops.tensordot(x, np.ones((8, 3), np.float32), 1), None),
+        (keras.ops.conv(image, np.ones((3, 3, 3, 4), np.float32)), None),
+    ]
+    rows = {row["name"]: row["macs"] for row in table(keras.Model([x, y, image, video], [t for t, _ in expected]))}
+    assert [rows[t._keras_history.operation.name] for t, _ in expected] == [macs for _, macs in expected]
+
+
 def test_describe_leaves_macs_open_where_a_size_is_free(tmp_path):
     x = keras.Input((None, 4))
     described = models.describe(str(saved(keras.Model(x, layers.LSTM(2)(x)), tmp_path / "m.keras")))
@@ -525,6 +601,18 @@ def test_predict_refuses_data_that_does_not_fit(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             models.predict(path, inputs, str(tmp_path / "out"))
+
+
+def test_predict_says_why_a_name_cannot_be_used(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 4), np.float32))
+    for name, message in (
+        ("my dense", r"model 'm' fails on inputs \(64, 4\): 'my dense' is not a valid scope name\..*>-\]\*\$$"),
+        ("y" * 252, r"output y{30}\.\.\.: 252 characters; a file's name holds 251\. Rename its layer"),
+    ):
+        model = keras.Sequential([keras.Input((4,), name="x"), layers.Dense(3, name=name)], name="m")
+        path = saved(model, tmp_path / "m.keras")
+        with pytest.raises((InputError, UnsupportedError), match=message):
+            models.predict(str(path), {"x": str(tmp_path / "x.npy")}, str(tmp_path / "out"))
 
 
 def test_predict_starts_each_batch_of_a_stateful_model_afresh(tmp_path):

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgedl.errors import EdgedlError
-from edgedl.models.tensors import call_flat, largest_difference, quiet, sample_inputs
+from edgedl.models.tensors import call_flat, largest_difference, probe, quiet
 
 if TYPE_CHECKING:
     import keras
-
-FREE_SIZE = 32  # for sizes that a model leaves free
 
 
 def prove(
@@ -31,8 +27,11 @@ def prove(
     it is not.
     """
     with quiet():
-        arrays = list(samples) if samples is not None else sample_inputs(before, free=FREE_SIZE, seed=seed)
-        ours, theirs = ([np.asarray(a) for a in call_flat(model, arrays)] for model in (after, before))
+        if samples is None:
+            arrays, theirs = probe(before, seed=seed)
+        else:
+            arrays, theirs = list(samples), call_flat(before, samples)
+        ours = call_flat(after, arrays)
     _, relative = largest_difference(ours, theirs)
     if not relative <= tolerance:
         message = f"{what} differs from the model before by {relative:.3g}; at most {tolerance:.3g} is allowed"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedl.errors import UnsupportedError
 from edgedl.graph.walking import Graph, Value
+from edgedl.models.cleaning import config_of
 from edgedl.models.files import first_line
 from edgedl.models.tensors import quiet, set_weights, specs
 
@@ -117,7 +118,7 @@ def copied(layer: Any, name: str | None = None, **changes: Any) -> Any:
     if stateless and name == layer.name and not changes:
         return layer
     try:
-        config = layer.get_config() | {"name": name} | changes
+        config = config_of(layer) | {"name": name} | changes
         return type(layer).from_config(config)
     except Exception as e:  # the user's own class may raise anything
         message = (

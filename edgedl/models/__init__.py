@@ -158,7 +158,7 @@ def _missing_input_name(file: KerasFile, model: keras.Model) -> str | None:
     """A name for the input of a Sequential model whose file has none; Keras would count them up in a process."""
     import keras
 
-    if not isinstance(model, keras.Sequential) or f'"{model.inputs[0].name}"' in json.dumps(file.configs):
+    if not isinstance(model, keras.Sequential) or json.dumps(model.inputs[0].name) in json.dumps(file.configs):
         return None
     return f"{model.layers[0].name}_input"
 

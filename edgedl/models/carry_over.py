@@ -18,7 +18,7 @@ from edgedl.errors import EdgedlError, InputError, UnsupportedError
 from edgedl.models import files, keras_2_ops
 from edgedl.models.cleaning import HALF_TOLERANCE, TRAINING_ONLY
 from edgedl.models.files import KerasFile, first_line
-from edgedl.models.tensors import FREE_SIZES, largest_difference, sample_inputs, set_weights
+from edgedl.models.tensors import call_flat, largest_difference, probe, set_weights
 
 if TYPE_CHECKING:
     import keras
@@ -95,18 +95,13 @@ def _compute_dtype(old: Any) -> str:
 def _compare(old: Any, new: keras.Model) -> tuple[float, float]:
     import tensorflow as tf
 
-    failure: Exception = ValueError()
-    for free in FREE_SIZES:
-        flat = dict(zip([t.name for t in new.inputs], sample_inputs(new, free=free), strict=True))
-        arrays = tf.nest.map_structure(lambda t: tf.constant(flat[_tensor_name(t)]), old._nested_inputs)  # noqa: B023
-        try:
-            theirs = tf.nest.flatten(old(arrays, training=False))
-        except Exception as e:  # a size too small for the network
-            failure = e
-            continue
-        return largest_difference(tf.nest.flatten(new(arrays, training=False)), theirs)
-    message = f"the Keras 2 model does not run on random input of sizes {FREE_SIZES}: {first_line(failure)}"
-    raise InputError(message) from failure
+    def run(arrays: list[Any]) -> list[Any]:
+        flat = dict(zip([t.name for t in new.inputs], arrays, strict=True))
+        given = tf.nest.map_structure(lambda t: tf.constant(flat[_tensor_name(t)]), old._nested_inputs)
+        return list(tf.nest.flatten(old(given, training=False)))
+
+    arrays, theirs = probe(new, run)
+    return largest_difference(call_flat(new, arrays), theirs)
 
 
 def _tensor_name(tensor: Any) -> str:

@@ -190,7 +190,7 @@ class Copier:
         if type(old).__name__ == "Lambda":  # stateless, and its code does not go through a config
             return old
         try:
-            config = old.get_config()
+            config = config_of(old)
             return type(old).from_config(_float32(config) if self.to_float32 else config)
         except (NotImplementedError, TypeError, ValueError):  # the user's own layer, used as it is
             if self.to_float32:
@@ -203,7 +203,17 @@ class Copier:
         if isinstance(new, keras.layers.Identity) and kwargs.pop("training", None):
             message = f"layer {new.name!r} is called with training=True: it answers at random; call it without"
             raise UnsupportedError(message)
-        return args[0] if id(new) in self.skipped else new(*args, **kwargs)
+        if id(new) in self.skipped:
+            return args[0] if args else kwargs["inputs"]
+        return new(*args, **kwargs)
+
+
+def config_of(layer: Any) -> dict[str, Any]:
+    """The config that makes a layer again, with the vocabulary that a lookup was adapted to."""
+    config = dict(layer.get_config())
+    if "vocabulary" in config and config["vocabulary"] is None and hasattr(layer, "get_vocabulary"):
+        config["vocabulary"] = layer.get_vocabulary(include_special_tokens=False) or None
+    return config
 
 
 def _float32(value: Any, key: str = "") -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import inspect
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ ALLOWED = "allowed: a .keras file, an .h5 file of a whole model, or a SavedModel
 CODE_CLASSES = {"Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"}
 CODE_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"}
 KERAS_PACKAGES = {"keras", "tf_keras", "builtins"}
+ANSI = re.compile(r"\x1b\[\d*m")  # bold, in Keras's messages
 HELPER_MODULES = ("keras.utils", "keras.src.utils", "keras.saving", "keras.src.saving")  # functions that are no layers
 
 
@@ -178,8 +180,10 @@ def _without(config: Any, key: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, shortened to 300 characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """The first line of an error's message that says why, shortened to 300 characters; Keras's own is behind where."""
+    lines = [ANSI.sub("", line).strip() for line in str(error).splitlines()]
+    why = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    return (why or [type(error).__name__])[0][:300]
 
 
 def offered(spec: str | None) -> dict[str, Any]:

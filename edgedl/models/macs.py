@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -15,8 +15,9 @@ def layer_macs(layer: Any, inputs: Sequence[Shape], output: Shape) -> int | None
     """Multiply-accumulates of one call of a layer for one sample; None where a free size or a foreign class hides them.
 
     Convolution: output positions x kernel size; transposed: input positions x kernel size; Dense and EinsumDense:
-    output values x summed sizes; RNN: steps x (kernel + recurrent kernel); attention: its projections and both
-    products. Bias, activation, normalization, pooling and other element-wise work count 0, as is usual.
+    output values x summed sizes; RNN: steps x (kernel + recurrent kernel), of ConvLSTM at every output position;
+    attention: its projections and both products; matmul, einsum and Dot: output values x summed sizes. Bias,
+    activation, normalization, pooling and other element-wise work count 0, as is usual.
     """
     if is_graph(layer):
         parts = [row["macs"] for row in table(layer)]
@@ -28,7 +29,7 @@ def layer_macs(layer: Any, inputs: Sequence[Shape], output: Shape) -> int | None
 
 
 class UnknownSizeError(Exception):
-    """A size that the count needs is free, or the class is none of Keras's."""
+    """A size that the count needs is free or another operand's, or the class is none of Keras's."""
 
 
 def _size(weight: Any) -> int:
@@ -55,16 +56,20 @@ def _count(layer: Any, inputs: list[list[int]], output: list[int]) -> int:
         return _product(inputs[0][:1]) * inner
     if name == "Bidirectional":
         both = (layer.forward_layer, layer.backward_layer)
-        return sum(_recurrent(rnn, inputs[0]) for rnn in both)
+        return sum(_recurrent(rnn, inputs[0], output) for rnn in both)
     if hasattr(layer, "cell") or name in ("LSTM", "GRU", "SimpleRNN"):
-        return _recurrent(layer, inputs[0])
+        return _recurrent(layer, inputs[0], output)
     if name in ("MultiHeadAttention", "GroupedQueryAttention"):
         return _attention(layer, inputs)
     if name == "EinsumDense":
-        return _einsum(layer, output)
+        return _einsum_dense(layer, output)
     if name == "Dense":
         return _product(output) * int(layer.kernel.shape[0])
     is_known = type(layer).__module__.split(".")[0] in ("keras", "edgedl")  # ours are Keras's on integer grids
+    if is_known and name in PRODUCTS:
+        return PRODUCTS[name](layer, inputs, output)
+    if is_known and hasattr(layer, "layer"):  # SpectralNormalization, which changes its layer in training alone
+        return _count(layer.layer, inputs, output)
     if "Conv" in name and is_known:
         return _convolution(layer, inputs[0], output)
     if not is_known and getattr(layer, "weights", None):
@@ -78,7 +83,7 @@ def _positions(layer: Any, shape: list[int]) -> int:
 
 def _convolution(layer: Any, source: list[int], output: list[int]) -> int:
     name = type(layer).__name__
-    if name.startswith("ConvLSTM"):
+    if not hasattr(layer, "weights"):  # an op: its kernel is an operand
         raise UnknownSizeError
     if name.endswith("Transpose"):
         return _positions(layer, source) * _size(layer.kernel)
@@ -88,25 +93,56 @@ def _convolution(layer: Any, source: list[int], output: list[int]) -> int:
     return _positions(layer, output) * _size(layer.kernel)  # (3, 3, in / groups, out); depthwise (3, 3, in, 1)
 
 
-def _recurrent(layer: Any, source: list[int]) -> int:
+def _recurrent(layer: Any, source: list[int], output: list[int]) -> int:
     cells = getattr(layer.cell, "cells", [layer.cell])
     kernels = [getattr(c, k, None) for c in cells for k in ("kernel", "recurrent_kernel")]
     if any(k is None for k in kernels):
         raise UnknownSizeError
-    return _product(source[:1]) * sum(_size(k) for k in kernels if k is not None)
+    rank = getattr(layer.cell, "rank", 0)  # of a ConvLSTM: (steps, 8, 8, channels), rank 2
+    positions = _positions(layer.cell, output[-rank - 1 :]) if rank else 1
+    return _product(source[:1]) * positions * sum(_size(k) for k in kernels if k is not None)
 
 
-def _einsum(layer: Any, output: list[int]) -> int:
+def _einsum_dense(layer: Any, output: list[int]) -> int:
     letters, result = layer.equation.split(",")[1].split("->")
     summed = [int(n) for letter, n in zip(letters, layer.kernel.shape, strict=True) if letter not in result]
     return int(_product(output) * prod(summed))  # abc,cde->abde, c summed
 
 
+def _matmul(layer: Any, inputs: list[list[int]], output: list[int]) -> int:
+    if len(inputs) < 2 or type(layer).__name__ == "Tensordot":  # a constant's axes, or any
+        raise UnknownSizeError
+    axes = getattr(layer, "axes", -1)  # of the layer Dot, the batch counted; the ops sum the last axis
+    axis = axes if isinstance(axes, int) else axes[0]
+    return _product(output) * _product(inputs[0][axis - (axis > 0) :][:1])
+
+
+def _einsum(layer: Any, inputs: list[list[int]], _: list[int]) -> int:
+    terms = layer.subscripts.replace(" ", "").split("->")[0].split(",")
+    if len(terms) != len(inputs) or "." in layer.subscripts:
+        raise UnknownSizeError
+    sizes: dict[str, int] = {}
+    for letters, shape in zip(terms, inputs, strict=True):
+        sizes |= zip(letters[1:], shape, strict=True)  # bij,bkj->bik: i x k x j
+    return _product(list(sizes.values())) if len(terms) > 1 else 0
+
+
+def _weighted_sum(_: Any, inputs: list[list[int]], output: list[int]) -> int:
+    query, value = inputs[:2]  # (queries, size), (values, size): scores, then the sums of values
+    return _product(value[:1]) * (_product(query) + _product(output))
+
+
+PRODUCTS: dict[str, Callable[[Any, list[list[int]], list[int]], int]]
+PRODUCTS = {"Matmul": _matmul, "Dot": _matmul, "Inner": _matmul, "Tensordot": _matmul, "Einsum": _einsum}
+PRODUCTS |= dict.fromkeys(("Attention", "AdditiveAttention", "DotProductAttention"), _weighted_sum)
+
+
 def _attention(layer: Any, inputs: list[list[int]]) -> int:
     query, value = _product(inputs[0][:-1]), _product(inputs[min(1, len(inputs) - 1)][:-1])
     weights = {w.path.split("/")[-2]: _size(w) for w in layer.weights if w.name == "kernel"}
-    steps = {"query": query, "key": value, "value": value, "attention_output": query}
-    heads, key_size = layer.num_heads, layer.key_dim
+    steps = {"query": query, "key": value, "value": value, "gate": query, "attention_output": query}
+    grouped = hasattr(layer, "head_dim")
+    heads, key_size = (layer.num_query_heads, layer.head_dim) if grouped else (layer.num_heads, layer.key_dim)
     value_size = getattr(layer, "value_dim", None) or key_size
     projections = sum(steps[k] * n for k, n in weights.items() if k in steps)
     return projections + query * value * int(heads * (key_size + value_size))

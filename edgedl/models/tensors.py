@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from edgedl.agent import progress
 from edgedl.errors import InputError, UnsupportedError
+from edgedl.models.files import first_line
 from edgedl.types import Scheme, TensorSpec
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 FREE_SIZES = (32, 128, 224)  # tried for sizes that a model leaves free
+NAME_LENGTH = 255 - len(".npy")
 
 
 @contextlib.contextmanager
@@ -94,27 +97,37 @@ def with_outputs(model: keras.Model, outputs: Any) -> keras.Model:
 
 
 def call_flat(model: keras.Model, arrays: Sequence[Any]) -> list[Any]:
-    """The outputs in Keras's flat order, inputs given in the same order, at inference."""
+    """The outputs in Keras's flat order, inputs given in the same order, at inference; also inside a tf.function.
+
+    Raises UnsupportedError: Keras refuses the call.
+    """
     import keras
 
-    if isinstance(model, keras.Sequential):
-        return list(keras.tree.flatten(model(arrays[0], training=False)))
-    return list(keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, list(arrays)), training=False)))
+    inputs = arrays[0] if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, arrays)
+    try:
+        return list(keras.tree.flatten(model(inputs, training=False)))
+    except (TypeError, ValueError) as e:
+        message = f"model {model.name!r} fails on inputs {', '.join(str(a.shape) for a in arrays)}: {first_line(e)}"
+        raise UnsupportedError(message) from e
 
 
-def sample_inputs(model: keras.Model, *, free: int, seed: int = 0) -> list[Array]:
+def sample_inputs(model: keras.Model, *, free: int, seed: int = 0, low: bool = False) -> list[Array]:
     """Seeded inputs in flat order: standard normal floats, integers that every Embedding of the model holds.
 
-    A free batch becomes 2, other free sizes become `free`.
+    Floats that reach an Embedding are whole numbers, as Keras 2 has its inputs. With `low` floats are uniform in
+    [0, 1) and integers 0 or 1, which a logarithm or a short table of the user's own takes too. A free batch becomes 2,
+    other free sizes become `free`.
     """
     random = np.random.default_rng(seed)
     limits = [getattr(op, "input_dim", None) or getattr(op, "num_tokens", None) for op in operations(model)]
-    high = min([n for n in limits if isinstance(n, int)], default=256)
+    high = 2 if low else min([n for n in limits if isinstance(n, int)], default=256)
+    indices = _reaching_embeddings(model)
     arrays = []
     for tensor in model.inputs:
         shape = [2 if i == 0 and n is None else free if n is None else n for i, n in enumerate(tensor.shape)]
-        if "float" in str(tensor.dtype):
-            arrays.append(random.standard_normal(shape, dtype=np.float32))
+        if "float" in str(tensor.dtype) and id(tensor) not in indices:
+            floats = random.random if low else random.standard_normal
+            arrays.append(floats(shape, dtype=np.float32))
         elif tensor.dtype == "string":
             message = f"input {tensor.name!r} takes strings; do the text processing outside the model"
             raise UnsupportedError(message)
@@ -123,30 +136,59 @@ def sample_inputs(model: keras.Model, *, free: int, seed: int = 0) -> list[Array
     return arrays
 
 
+def _reaching_embeddings(model: keras.Model) -> set[int]:
+    """The ids of the tensors that an Embedding hangs on; one in a nested model hangs on all that this takes."""
+    import keras
+
+    graph = getattr(model, "_functional", None) or model
+    found: set[int] = set()
+    for _, nodes in sorted(graph._nodes_by_depth.items()):  # from the outputs to the inputs
+        for node in nodes:
+            holds = any(isinstance(op, keras.layers.Embedding) for op in operations(node.operation))
+            if holds or any(id(t) in found for t in node.outputs):
+                found |= {id(t) for t in node.input_tensors}
+    return found
+
+
 def largest_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> tuple[float, float]:
-    """The largest absolute difference of two lists of outputs, and that relative to max(1, largest output)."""
+    """The largest absolute difference of two lists of outputs, and that relative to max(1, largest output).
+
+    Where both are NaN or the same infinity, nothing is compared; infinite where that leaves nothing of an output.
+    """
     if [tuple(np.shape(a)) for a in ours] != [tuple(np.shape(b)) for b in theirs]:
         return float("inf"), float("inf")
     worst = relative = 0.0
     for ours_k, theirs_k in zip(ours, theirs, strict=True):
         a, b = np.asarray(ours_k, np.float64), np.asarray(theirs_k, np.float64)
-        if not a.size or np.array_equal(a, b, equal_nan=True):
+        if not a.size:
             continue
-        difference = float(np.max(np.abs(a - b)))
-        worst = max(worst, difference if np.isfinite(difference) else float("inf"))
-        relative = max(relative, worst / max(1.0, float(np.nanmax(np.abs(b)))))
+        compared = np.isfinite(a) | ~((a == b) | (np.isnan(a) & np.isnan(b)))
+        difference = float(np.max(np.abs(a[compared] - b[compared]), initial=0 if compared.any() else np.inf))
+        if not np.isfinite(difference):
+            return float("inf"), float("inf")
+        worst = max(worst, difference)
+        relative = max(relative, difference / max(1.0, float(np.max(np.abs(b[compared])))))
     return worst, relative
 
 
-def probe(model: keras.Model) -> tuple[list[Array], list[Array]]:
-    """Seeded inputs and what the model answers. Raises InputError where it does not run."""
-    for free in FREE_SIZES:
-        arrays = sample_inputs(model, free=free)
+def probe(
+    model: keras.Model, run: Callable[[list[Array]], Sequence[Any]] | None = None, *, seed: int = 0
+) -> tuple[list[Array], list[Array]]:
+    """Seeded inputs of a model and what it, or `run` on them, answers.
+
+    Raises InputError where it does not run on any, or an output has nothing finite.
+    """
+    failure: Exception = ValueError("an output is NaN or infinite throughout")
+    for low, free in itertools.product((False, True), FREE_SIZES):
+        arrays = sample_inputs(model, free=free, seed=seed, low=low)
         try:
-            return arrays, [np.asarray(a) for a in call_flat(model, arrays)]
+            answers = [np.asarray(a) for a in (run(arrays) if run else call_flat(model, arrays))]
         except Exception as e:  # a size too small for the network comes as any of the framework's errors
             failure = e
-    message = f"model {model.name!r} does not run on random input of sizes {FREE_SIZES}: {str(failure)[:200]}"
+            continue
+        if all(not a.size or np.isfinite(a).any() for a in answers):
+            return arrays, answers
+    message = f"model {model.name!r} does not run on random input of sizes {FREE_SIZES}: {first_line(failure)}"
     raise InputError(message) from failure
 
 
@@ -202,6 +244,11 @@ def run_files(
     run = tf.function(lambda arrays: infer(model, arrays), autograph=False)
     out.mkdir(parents=True, exist_ok=True)
     paths = {spec.name: out / f"{spec.name}.npy" for spec in specs(model)[1]}
+    if len(longest := max(paths, key=len)) > NAME_LENGTH:
+        message = (
+            f"output {longest[:30]}...: {len(longest)} characters; a file's name holds {NAME_LENGTH}. Rename its layer"
+        )
+        raise InputError(message)
     with contextlib.ExitStack() as stack, quiet():
         files = {name: stack.enter_context(p.open("wb")) for name, p in paths.items()}
         for at in range(start, max(stop, start + 1), sources.batch):  # no samples still give the shapes

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgedl.agent import progress
 from edgedl.errors import InputError
+from edgedl.models.tensors import call_flat
 from edgedl.types import TensorSpec
 from edgedl_tflite.embedding import BYTES, Affine
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 Array = NDArray[Any]
+infer = call_flat
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,14 +97,6 @@ def seeded(
             array = rng.integers(0, 2, shape)
         arrays.append(array.astype(affine.dtype if affine else dtype))
     return Samples(specs=tuple(specs), arrays=tuple(arrays))
-
-
-def infer(model: keras.Model, inputs: Sequence[Any]) -> list[Any]:
-    """The outputs at inference, in Keras's flat order, for inputs in that order; also inside a tf.function."""
-    import keras
-
-    structure = inputs[0] if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, inputs)
-    return list(keras.tree.flatten(model(structure, training=False)))
 
 
 def feed(samples: Samples, outside: Mapping[int, Affine]) -> Iterator[dict[str, Array]]:

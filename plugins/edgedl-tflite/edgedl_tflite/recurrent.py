@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from edgedl import graph
 from edgedl.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -42,28 +43,23 @@ def refuse_stateful(model: keras.Model) -> None:
 
 
 def unroll(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
-    """A model with the same weights whose recurrent layers are unrolled, and the names of these layers.
+    """A flat model with copies of the weights whose recurrent layers are unrolled, and the names of these layers.
 
-    Everything with an `unroll` option is made anew, inside Bidirectional, TimeDistributed and nested models too.
-    Raises UnsupportedError where a sequence is free or longer than MAX_STEPS.
+    Everything with an `unroll` option is made anew, inside Bidirectional and TimeDistributed too. Nested models are
+    walked through on the sizes of this one. Raises UnsupportedError where a sequence is free or longer than MAX_STEPS.
     """
-    import keras
-
-    made: list[tuple[Any, Any]] = []
-
-    def remake(layer: Any) -> Any:
+    flat = graph.flattened(model)
+    walked = graph.Graph.of(flat)
+    made: dict[str, graph.Replacement] = {}
+    for name, layer in walked.layers.items():
+        if not getattr(layer, "weights", ()):
+            continue
         config = layer.get_config()
-        if not _set_unroll(config):
-            return layer
-        _check_steps(layer)
-        new = type(layer).from_config(config)
-        made.append((layer, new))
-        return new
-
-    unrolled = keras.models.clone_model(model, clone_function=remake)
-    for old, new in made:
-        new.set_weights(old.get_weights())
-    return unrolled, tuple(old.name for old, _ in made)
+        if _set_unroll(config):
+            for call in walked.calls_of(name):
+                _check_steps(layer, call.inputs[0].shape)  # behind it may come a mask and initial states
+            made[name] = graph.Replacement(layer=type(layer).from_config(config), weights=layer.get_weights())
+    return graph.rebuild(flat, made), tuple(made)
 
 
 def _set_unroll(config: Any) -> bool:
@@ -76,15 +72,9 @@ def _set_unroll(config: Any) -> bool:
     return isinstance(config, (list, tuple)) and sum(_set_unroll(v) for v in config) > 0
 
 
-def _check_steps(layer: Any) -> None:
+def _check_steps(layer: Any, shape: tuple[Any, ...]) -> None:
     import keras
 
-    if isinstance(layer, keras.Model):
-        for inner in layer.layers:
-            if _set_unroll(inner.get_config()):
-                _check_steps(inner)
-        return
-    shape = keras.tree.flatten(layer.input)[0].shape  # behind it may come a mask and initial states
     sizes = shape[1:3] if isinstance(layer, keras.layers.TimeDistributed) else shape[1:2]
     if None in sizes:
         message = f"layer {layer.name!r} runs over a free number of steps; give --shape NAME=1,STEPS,... for its input"

@@ -207,6 +207,14 @@ def test_export_refuses_ops_without_a_builtin_by_name(export):
     assert "\n" not in str(caught.value)
 
 
+def test_export_says_why_a_layer_name_cannot_be_used(export):
+    import keras
+
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2, name="my dense")])
+    with pytest.raises(UnsupportedError, match=r"fails on inputs .*: 'my dense' is not a valid scope name"):
+        export(model, "fp32")
+
+
 def test_export_refuses_indices_declared_float_with_integer_io(export):
     import keras
     from keras import layers

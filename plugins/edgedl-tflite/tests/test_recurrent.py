@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from edgedl import models
 from edgedl.errors import UnsupportedError
 from edgedl_tflite import recurrent
 from edgedl_tflite.describe import describe
@@ -61,15 +62,39 @@ def test_unroll_reaches_into_wrappers_and_nested_models():
     from keras import layers
 
     x = keras.Input((3, 5, 4), name="x")
-    nested = keras.Sequential([keras.Input((3, 2)), layers.GRU(3)], name="nested")
+    nested = keras.Sequential([keras.Input((3, 2)), layers.GRU(3, name="inside")], name="nested")
     each = layers.TimeDistributed(layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)]), name="each")(x)
     masked = layers.SimpleRNN(2, return_sequences=True, name="masked")(layers.Masking()(each))
     model = keras.Model(x, [nested(each), masked])
     unrolled, names = recurrent.unroll(model)
-    assert sorted(names) == ["each", "masked", "nested"]
+    assert sorted(names) == ["each", "inside", "masked"]
     values = np.random.default_rng(0).standard_normal((2, 3, 5, 4)).astype(np.float32)
     for got, wanted in zip(unrolled(values), model(values), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_unroll_takes_the_sizes_of_the_whole_model():
+    """Of what a nested model or a shared layer was declared for, or first called with, some may be free."""
+    import keras
+    from keras import layers
+
+    norm = layers.Normalization(name="norm")
+    norm.adapt(np.random.default_rng(0).normal(50, 3, (32, 3)).astype(np.float32))
+    nested = keras.Sequential([keras.Input((None, 3)), norm, layers.LSTM(3, name="inside")], name="nested")
+    free, x = keras.Input((None, 3), name="x"), keras.Input((4, 3), batch_size=1, name="x")
+    shared = layers.GRU(2, name="shared")
+    declared = keras.Model(free, [nested(free), shared(free)])
+    static = models.with_static_shapes(declared, {"x": (1, 4, 3)})
+    values = np.random.default_rng(1).normal(50, 3, (1, 4, 3)).astype(np.float32)
+    unrolled, names = recurrent.unroll(static)
+    assert sorted(names) == ["inside", "shared"]
+    for got, wanted in zip(unrolled(values), declared(values), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+    twice = keras.Model(x, [shared(x), shared(layers.ZeroPadding1D(200)(x))])
+    with pytest.raises(UnsupportedError, match="layer 'shared' runs over 404 steps"):
+        recurrent.unroll(twice)
+    with pytest.raises(UnsupportedError, match="layer 'inside' runs over a free number of steps; give --shape"):
+        recurrent.unroll(declared)
 
 
 def test_static_refuses_long_sequences_and_state_by_name(export):
