@@ -106,14 +106,14 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in SHIPPED.glob("*.toml")))
 
 
-def check_data(step: Step, *, labelled: bool | None) -> None:
-    """Raises InputError where a step's training cannot do with data that is `labelled` or not; None is no data."""
+def check_data(training: Training, where: str, *, labelled: bool | None) -> None:
+    """Raises InputError where a training cannot do with data that is `labelled` or not; None is no data."""
     if labelled is None:
-        message = f"{step.where}: training needs data; give --data"
+        message = f"{where}: training needs data; give --data"
         raise InputError(message)
-    if not labelled and step.training is not None and step.training.distill is None:
+    if not labelled and training.distill is None:
         message = (
-            f"{step.where}: the data has no labels; give labelled data, or let the original model teach: distill = {{}}"
+            f"{where}: the data has no labels; give labelled data, or let the original model teach: distill = {{}}"
         )
         raise InputError(message)
 

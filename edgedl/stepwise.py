@@ -88,7 +88,8 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
     doing = _Doing(request=request, recipe=recipe, arrays=_arrays(original, dataset), judged=judged, said=said)
     for step in recipe.steps:
         if step.training is not None:
-            recipes.check_data(step, labelled=None if doing.arrays is None else bool(doing.arrays["targets"]))
+            labelled = None if doing.arrays is None else bool(doing.arrays["targets"])
+            recipes.check_data(step.training, step.where, labelled=labelled)
     _measure(doing, "original", original, original, 0.0, ())
     model, chain = original, [original.sha256, dataset.sha256 if dataset else None, request.seed]
     for number, step in enumerate(recipe.steps):

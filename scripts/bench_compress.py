@@ -235,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{given.model}: skipped: {why}")
         return
     chosen = techniques(1 if given.quick else given.epochs)
-    chosen = [t for t in chosen if not given.only or any(text in t.key for text in given.only)]
+    named = [any(text in t.key for text in given.only) if given.only else not t.long for t in chosen]
+    chosen = [t for t, is_named in zip(chosen, named, strict=True) if is_named]
     if not chosen:
         parser.error(f"no technique has {' or '.join(given.only)}; there are {', '.join(t.key for t in techniques(1))}")
     subject = bench_models.prepare(given.model, given.out.resolve(), quick=given.quick)

@@ -25,6 +25,7 @@ class Technique:
     modules: tuple[str, ...] = ()  # what the script imports
     suffix: str = ".tflite"
     keras_2: bool = False  # the script reads a Keras 2 file
+    long: bool = False  # an hour and more: done where --only names it
 
     @property
     def key(self) -> str:
@@ -122,3 +123,5 @@ def _recipes() -> Iterator[Technique]:
     yield _ours("int4", "export --scheme int4", scheme="int4")
     for group, recipe in (("int4", "int4"), ("download", "download-half"), ("download", "download-least")):
         yield Technique(group=group, tool="edgedl", name=f"recipe {recipe}", recipe=recipe, scheme=None)
+    recipe = "channels-50-int8-long"
+    yield Technique(group="channels", tool="edgedl", name=f"recipe {recipe}", recipe=recipe, scheme=None, long=True)

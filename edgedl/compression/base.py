@@ -133,7 +133,7 @@ def fine_tune(
     last epoch that was finite, which also lie in `context.folder`.
     """
     where = context.step.where
-    check_data(context.step, labelled=bool(data.targets) if data is not None and data.count else None)
+    check_data(training, where, labelled=bool(data.targets) if data is not None and data.count else None)
     data = require_data(data, where, "training")
     options = FitOptions(
         epochs=training.epochs,

@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgedl.models.tensors import operations
+from edgedl.models.onednn import unsafe_layers
 
 if TYPE_CHECKING:
     import keras
-
-SAFE_INPUTS = 16
 
 
 @contextlib.contextmanager
@@ -37,18 +35,6 @@ def sampled_first(model: keras.Model) -> Iterator[None]:
         for layer in layers:
             vars(layer).pop("call", None)
             vars(layer).pop("convolution_op", None)
-
-
-def unsafe_layers(model: keras.Model) -> list[Any]:
-    """The layers whose gradient oneDNN gets wrong."""
-    return [op for op in operations(model) if _is_unsafe(op)]
-
-
-def _is_unsafe(layer: Any) -> bool:
-    if not hasattr(layer, "convolution_op") or getattr(layer, "data_format", "") != "channels_last":
-        return False
-    strided = max(layer.kernel_size) == 1 and max(layer.strides) > 1
-    return strided and layer.built and int(layer.kernel.shape[-2]) < SAFE_INPUTS
 
 
 def _sampled(layer: Any, inputs: Any, kernel: Any) -> Any:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from edgedl.agent import progress
 from edgedl.errors import InputError
-from edgedl.models.tensors import call_flat
 from edgedl.types import TensorSpec
 from edgedl_tflite.embedding import BYTES, Affine
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     import keras
 
 Array = NDArray[Any]
-infer = call_flat
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

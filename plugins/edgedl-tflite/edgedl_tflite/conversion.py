@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedl.errors import EdgedlError, UnsupportedError
+from edgedl.models.tensors import call_flat
 from edgedl.types import Scheme, TensorSpec
 from edgedl_tflite import calibration, masks, recurrent
 from edgedl_tflite.calibration import Samples
@@ -31,7 +32,7 @@ def trace(model: keras.Model, specs: tuple[TensorSpec, ...], inside: Mapping[int
 
     def serve(*tensors: Any) -> dict[str, Any]:
         values = [inside[i].apply(t) if i in inside else t for i, t in enumerate(tensors)]
-        return {f"output_{i}": tf.identity(v) for i, v in enumerate(calibration.infer(model, values))}
+        return {f"output_{i}": tf.identity(v) for i, v in enumerate(call_flat(model, values))}
 
     signature = [tf.TensorSpec(s.shape, s.dtype, name=f"input_{i}") for i, s in enumerate(specs)]
     try:
@@ -56,7 +57,7 @@ def without_loops(
     with masks.backwards():
         for batch in samples.batches():
             values = calibration.ready(batch, samples.specs, affines)
-            _check_same(calibration.infer(model, values), calibration.infer(unrolled, values), names)
+            _check_same(call_flat(model, values), call_flat(unrolled, values), names)
         function = trace(unrolled, samples.specs, inside, static=True)
     if left := recurrent.loops(function.graph):
         layer = recurrent.layer_of(unrolled, left[0])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgedl import models
 from edgedl.errors import EdgedlError
+from edgedl.models.tensors import call_flat
 from edgedl.types import Scheme
 from edgedl_tflite import calibration, flatbuffer
 from edgedl_tflite.calibration import Samples
@@ -72,7 +73,7 @@ def _judge(output: str, difference: NDArray[Any], wanted: NDArray[Any], scheme: 
 def _reference(model: keras.Model, samples: Samples, affines: Mapping[int, Affine]) -> dict[str, NDArray[Any]]:
     names = [s.name for s in models.specs(model)[1]]
     batches = [calibration.ready(batch, samples.specs, affines) for batch in samples.batches()]
-    answers = [[np.asarray(v) for v in calibration.infer(model, values)] for values in batches]
+    answers = [[np.asarray(v) for v in call_flat(model, values)] for values in batches]
     return {name: np.concatenate([a[i] for a in answers]) for i, name in enumerate(names)}
 
 

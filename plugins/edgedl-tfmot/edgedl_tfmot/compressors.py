@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgedl.errors import InputError
-from edgedl.fitting.pointwise import unsafe_layers
+from edgedl.models.onednn import unsafe_layers
 from edgedl.models.tensors import probe, specs
 from edgedl_tfmot import carrying, process
 
