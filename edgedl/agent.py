@@ -136,6 +136,12 @@ class OnnxModel:
         self._names = [s["name"] for s in self.inputs]
         self._values = {}  # type: dict[str, Any]
 
+    def twin(self) -> "OnnxModel":
+        """The same session with inputs of its own, for another thread."""
+        made = OnnxModel.__new__(OnnxModel)
+        made.__dict__.update(self.__dict__)
+        return made
+
     def feed(self, values: list[Any]) -> None:
         """Set the inputs, in the order of `inputs`."""
         self._values = dict(zip(self._names, values))
@@ -211,7 +217,7 @@ def _load(request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]], copy
         except Exception as e:
             lines = str(e).strip().splitlines() or [type(e).__name__]
             raise RefusedError("{}: {} does not load it: {}".format(request["artifact"], runtime, lines[-1])) from e
-    return _loaded[key]
+    return _loaded[key].twin() if shared and copy else _loaded[key]
 
 
 def _model(request: dict[str, Any]) -> Any:

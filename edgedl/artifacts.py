@@ -279,7 +279,7 @@ def check_output(out: Path, *, force: bool, inputs: Sequence[str | Path | None] 
 def check_model_output(out: Path) -> None:
     """Refuse a Keras model under another format's name. Raises InputError."""
     if out.suffix != ".keras":
-        message = f"{out}: a Keras model is written; name it {out.with_suffix('.keras').name}, and export it afterwards"
+        message = f"{out}: a Keras model is written; name it {out.stem or 'model'}.keras, and export it afterwards"
         raise InputError(message)
 
 

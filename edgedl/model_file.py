@@ -6,6 +6,7 @@ so that a second validation against the same model starts no TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -55,7 +56,8 @@ class ModelFile:
         names = [s.name for s in self.outputs]
         kept = place(self.sha256, key, artifacts.versions("keras", "tensorflow"))
         if _cacheable(self.custom_objects) and kept.is_dir():
-            kept.touch()
+            with contextlib.suppress(OSError):  # another user's cache may be read
+                os.utime(kept)
             return {name: kept / f"{i}.npy" for i, name in enumerate(names)}
         arguments = _arguments(self.path, self.trust, self.custom_objects)
         arguments |= {"inputs": {n: str(p) for n, p in inputs.items()}, "out": str(worker.pool().scratch("reference"))}
@@ -137,6 +139,8 @@ def place(*identity: Any) -> Path:
 
 def _keep(files: Mapping[str, Path], folder: Path) -> None:
     """Copy files into the cache, whole or not at all; the oldest make room. A cache that cannot be written is none."""
+    if sum(file.stat().st_size for file in files.values()) > CACHE_BYTES:
+        return
     part = folder.with_name(f"{folder.name}.{os.getpid()}")
     try:
         part.mkdir(parents=True)
@@ -155,4 +159,7 @@ def make_room() -> None:
     for entry in entries:
         total += sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
         if total > CACHE_BYTES:
-            shutil.rmtree(entry, ignore_errors=True)
+            gone = entry.with_name(f"{entry.name}.{os.getpid()}")  # whole or not there for who looks meanwhile
+            with contextlib.suppress(OSError):
+                entry.rename(gone)
+                shutil.rmtree(gone)

@@ -122,8 +122,8 @@ def compress(
     if out is None:
         message = "compress: name the model to write with out="
         raise InputError(message)
-    artifacts.check_model_output(Path(out))
     artifacts.check_output(Path(out), force=force, inputs=(model, data, evaluation))
+    artifacts.check_model_output(Path(out))
     return stepwise.compress(
         stepwise.Request(
             model=str(model),

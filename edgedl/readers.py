@@ -133,10 +133,10 @@ def _decode_image(file: Path) -> Array:
         message = f"{file}: reading images needs Pillow: pip install 'edgedl[image]'"
         raise InputError(message) from e
     with Image.open(file) as image:
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
             return _high_bytes(np.asarray(image))[..., None]
-        if image.mode == "F":
-            message = "an image of floats has no range; save it with 8 or 16 bits, or the values as .npy"
+        if image.mode in ("I", "F"):
+            message = "an image of 32-bit numbers has no range; save it with 8 or 16 bits, or the values as .npy"
             raise ValueError(message)
         gray = image.mode in ("L", "1")
         array = np.asarray(image.convert("L" if gray else "RGB"))
@@ -144,10 +144,7 @@ def _decode_image(file: Path) -> Array:
 
 
 def _high_bytes(values: Array) -> Array:
-    """16 bits to 8 as libpng does it, and TensorFlow with it. Raises ValueError."""
-    if values.min(initial=0) < 0 or values.max(initial=0) > np.iinfo(np.uint16).max:
-        message = f"an image of 8 or 16 bits is needed, its values are {values.min()} to {values.max()}"
-        raise ValueError(message)
+    """16 bits, which Pillow would clip, to 8 as libpng does it, and TensorFlow with it."""
     return np.asarray(values >> 8, np.uint8)
 
 

@@ -130,8 +130,12 @@ def _finish(part: Path, place: Path, digest: str, answer: Any) -> None:
     told = json.loads(json.dumps(to_json(answer)).replace(json.dumps(str(part))[1:-1], str(place)))
     done = {"request": digest, "made": _made(part), "answer": told}
     (part / DONE).write_text(json.dumps(done, indent=2), encoding="utf-8")
-    shutil.rmtree(place, ignore_errors=True)
+    old = place.with_name(f".{place.name}.old")  # out of the way at once: a kill must not leave half of it in place
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
     part.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _made(folder: Path) -> dict[str, str]:

@@ -50,6 +50,21 @@ def test_run_gives_every_sample_its_output(doubler, tmp_path, workers):
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), 2 * x + 1, rtol=1e-6)
 
 
+def test_threads_share_a_session_of_onnxruntime_and_no_inputs(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2]) for name in "xy"]
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "same", value[:1], value[1:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    request = {"runtime": "onnxruntime", "artifact": str(tmp_path / "m.onnx")}
+    first, second = (agent._load(request, {}, copy=i) for i in range(2))
+    assert first.session is second.session
+    for model, number in ((first, 1), (second, 2)):
+        model.feed([np.full((1, 2), number, np.float32)])
+    assert [int(model.invoke()[0][0, 0]) for model in (first, second)] == [1, 2]
+
+
 def test_run_takes_a_slice_and_casts_integers(doubler, tmp_path):
     x = np.arange(30, dtype=np.uint8).reshape(10, 3)
     agent.run(request(doubler, tmp_path, x, outputs={"y": str(tmp_path / "y.npy")}, start=2, stop=4))

@@ -249,6 +249,27 @@ def test_the_cache_forgets_what_was_not_used_for_longest(model, cache, tmp_path,
     assert [opened.kept(key, "kept.bin") is not None for key in "abc"] == [False, True, True]
 
 
+def test_what_is_larger_than_the_cache_is_not_kept_and_costs_nothing_of_it(model, cache, tmp_path, monkeypatch):
+    opened = model_file.open_model(str(model))
+    monkeypatch.setattr(model_file, "CACHE_BYTES", sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()) + 500)
+    before = sorted(cache.iterdir())
+    file = tmp_path / "large.bin"
+    file.write_bytes(bytes(1_000_000))
+    assert opened.keep("large", file) == file
+    assert sorted(cache.iterdir()) == before
+
+
+def test_a_cache_that_can_only_be_read_is_read(model, cache, tmp_path, monkeypatch):
+    opened = model_file.open_model(str(model), loaded=False)
+    predict(opened, tmp_path)
+
+    def refused(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(model_file.os, "utime", refused)
+    assert predict(opened, tmp_path).is_relative_to(cache)
+
+
 def test_a_reference_that_is_used_again_counts_as_new(model, cache, tmp_path):
     opened = model_file.open_model(str(model), loaded=False)
     folder = predict(opened, tmp_path).parent

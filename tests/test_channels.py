@@ -264,6 +264,8 @@ def test_layers_too_small_for_a_multiple_stay():
     assert [new.get_layer(n).filters for n in ("narrow", "wide")] == [6, 8]
     with pytest.raises(InputError, match=r"sparsity 0.5 removes nothing: channels go 20 at a time, and no layer has"):
         run(model, sparsity=0.5, multiple=20)
+    with pytest.raises(InputError, match=r"sparsity 0.01 removes nothing: it is less than one channel of a layer"):
+        run(model, sparsity=0.01)
     with pytest.raises(
         InputError, match=r"the goal is out of reach for channels that go 8 at a time; the least .*macs"
     ):

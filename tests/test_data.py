@@ -85,7 +85,7 @@ def test_images_of_16_bits_keep_their_high_bytes(tmp_path):
     Image.fromarray(values).save(tmp_path / "d" / "a" / "1.png")
     assert data.load(str(tmp_path / "d")).open("x")[0, ..., 0].tolist() == (values >> 8).tolist()
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "d" / "a" / "1.tiff")
-    with pytest.raises(InputError, match=r"1\.tiff: cannot be read: an image of floats has no range"):
+    with pytest.raises(InputError, match=r"1\.tiff: cannot be read: an image of 32-bit numbers has no range"):
         decode(tmp_path / "d" / "a" / "1.tiff")
 
 

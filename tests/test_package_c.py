@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from packages import unpacked
 
-from edgedl import packaging, pipeline, worker
+from edgedl import artifacts, packaging, pipeline, worker
 from edgedl.errors import InputError, PluginError, UnsupportedError
 from edgedl.packaging.c import source, tflm
 
@@ -124,6 +124,18 @@ def _golden(tree):
         codes = [int(n) for n in re.findall(r"-?\d+", found[3])]
         arrays.append(np.array(codes, np.int8).reshape(int(found[1]), int(found[2])))
     return arrays
+
+
+def test_a_small_file_may_take_a_large_arena(tmp_path):
+    import keras
+
+    layers = [keras.layers.Conv2D(n, 3, padding="same") for n in (24, 24, 1)]
+    keras.Sequential([keras.Input((128, 128, 1), name="image"), *layers]).save(tmp_path / "m.keras")
+    pipeline.export(tmp_path / "m.keras", tmp_path / "m.tflite")
+    given = {"image": np.zeros((1, 128, 128, 1), np.float32)}
+    artifact = artifacts.read(tmp_path / "m.tflite")[0]
+    found = tflm.measure(artifact.path, given, [s.name for s in artifact.outputs])
+    assert found.arena_bytes > 2 * 128 * 128 * 24 * 4 > 100 * artifact.size_bytes
 
 
 def test_arena_and_golden_outputs_are_those_of_tflm(tree, tflites):

@@ -15,7 +15,7 @@ from packages import manifest_of, repacked, unpacked
 
 from edgedl import artifacts, packaging, pipeline, worker
 from edgedl.errors import PluginError
-from edgedl.packaging import extraction, schema
+from edgedl.packaging import archives, extraction, schema
 from edgedl.packaging.archives.stored_zip import write
 
 LABELS = ("round", "square", "other")
@@ -129,6 +129,13 @@ def test_verify_names_what_is_missing_and_what_is_extra(package, tmp_path):
 
     found = packaging.verify(repacked(package, tmp_path, change, rehash=False))
     assert found["findings"] == ["'labels.txt' is missing", "'malware.sh' is not in the manifest"]
+    tree = tmp_path / "c"
+    unpacked(package, tree)
+    (tree / "x.dist-info").mkdir()
+    (tree / "x.dist-info" / "RECORD").write_text("no list of a wheel")
+    archives.write(tree, tmp_path / f"again{package.suffix}")
+    found = packaging.verify(tmp_path / f"again{package.suffix}")
+    assert found["findings"] == ["'x.dist-info/RECORD' is not in the manifest"]
     found = packaging.verify(repacked(package, tmp_path / "b", lambda c, m: (c / "golden/input_0.npy").unlink()))
     assert found["findings"] == ["manifest.json: 'golden/input_0.npy' is not among the files"]
 

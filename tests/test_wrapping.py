@@ -98,6 +98,20 @@ def test_names_of_a_package_that_a_language_has_for_itself(tmp_path):
         web.WebPackager().lay_out(content(tmp_path, name="Keyword"), tmp_path)
 
 
+def test_names_of_tensors_hide_nothing_of_the_wrappers(tmp_path):
+    two = {"inputs": [TENSOR | {"name": "outputs"}, TENSOR | {"name": "runner"}]}
+    for packager in (web.WebPackager(), ios.IosPackager(), android.AndroidPackager()):
+        tree = tmp_path / packager.platform
+        tree.mkdir()
+        packager.lay_out(content(tmp_path, **two), tree)
+    assert "const outputs" not in (tmp_path / "web/package/index.js").read_text()
+    assert any("let _found = try self.runner.predict(" in f.read_text() for f in tmp_path.rglob("*.swift"))
+
+
+def test_a_swift_string_has_swifts_escapes():
+    assert ios._literal('größe "a"\\\n') == '"größe \\u{22}a\\u{22}\\u{5c}\\u{a}"'
+
+
 def test_web_refuses_int8_tensors_that_litert_js_does_not_take(tmp_path):
     told = {"inputs": [TENSOR | {"dtype": "int8", "scale": [0.1], "zero_point": [0]}]}
     with pytest.raises(UnsupportedError, match=r"input 'image' is int8, LiteRT.js takes float32, int32, uint8; export"):

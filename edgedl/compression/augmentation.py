@@ -58,8 +58,10 @@ class Augmented(TrainingData):
         return varied, held
 
 
-def check_labels(data: TrainingData, where: str) -> None:
-    """Raises InputError where a target has a value for each place of an image: it would not move with it."""
+def check_labels(data: TrainingData, kinds: tuple[str, ...], where: str) -> None:
+    """Raises InputError where a target has a value for each place of an image that moves: it would not move with it."""
+    if not set(kinds) & {"flip", "shift", "zoom"}:
+        return
     places = {a.shape[1:3] for a in data.inputs.values() if a.ndim == IMAGE_RANK}
     for name, target in data.targets.items():
         if target.ndim >= IMAGE_RANK - 1 and target.shape[1:3] in places:

@@ -145,7 +145,7 @@ def fine_tune(
         paces=paces(model, small),
     )
     if training.augment and (training.distill is None or training.distill.alpha < 1):
-        check_labels(data, where)
+        check_labels(data, training.augment, where)
     samples = Augmented.of(data, training.augment, context.seed) if training.augment else data
     guard = _Guard(model, training.epochs, on_step)
     teaching = None

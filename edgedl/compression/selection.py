@@ -66,10 +66,12 @@ class Selection:
             self._drop_share(left, ids, sum(f.size for f in self.families), share)
         whole = all(f.size == len(f.groups) for f in self.families)  # nothing went in an earlier iteration
         if progress == 1 and whole and left.keep.all():
-            message = (
-                f"{self.where}: sparsity {self.options.sparsity} removes nothing: channels go {self.options.multiple} "
-                "at a time, and no layer has so many to spare; give a smaller multiple"
-            )
+            why = "it is less than one channel of a layer; ask for more, or for scope global"
+            if self.options.multiple > 1:
+                why = (
+                    f"channels go {self.options.multiple} at a time, and no layer has so many; give a smaller multiple"
+                )
+            message = f"{self.where}: sparsity {self.options.sparsity} removes nothing: {why}"
             raise InputError(message)
         return left.keep
 

@@ -119,7 +119,12 @@ def as_core(name: str, core: str) -> Path:
         for own in (base / "sysroot" / "root").iterdir():
             (part / own.name).symlink_to(own)
         _describe_machine(part, known[core], is_64_bit=plan(name).machine == "aarch64")
-        part.rename(view)
+        try:
+            part.rename(view)
+        except OSError:  # another process made it meanwhile
+            shutil.rmtree(part)
+            if not view.exists():
+                raise
     return view
 
 

@@ -152,18 +152,18 @@ def _sample(index: int, name: str, tensor: Tensor, wrapped: Wrapper) -> str:
     if tensor.dtype == "uint8":
         return f"Samples.of({', '.join(filter(None, [name, shape]))})"
     return (
-        f"Samples.of(runner, {index}, {name})"
+        f"Samples.of(this.runner, {index}, {name})"
         if TAKEN[tensor.dtype] == "IntArray"
-        else f"runner.sample({index}, {name})"
+        else f"this.runner.sample({index}, {name})"
     )
 
 
 def _result(wrapped: Wrapper, samples: str) -> str:
     """The type of a result and its expression."""
     if len(wrapped.outputs) == 1:
-        return f"FloatArray = runner.predict({samples})[0]"
+        return f"FloatArray = this.runner.predict({samples})[0]"
     values = ", ".join(f"it[{i}]" for i in range(len(wrapped.outputs)))
-    return f"{wrapped.results} = runner.predict({samples}).let {{ {wrapped.results}({values}) }}"
+    return f"{wrapped.results} = this.runner.predict({samples}).let {{ {wrapped.results}({values}) }}"
 
 
 def _outputs(wrapped: Wrapper) -> str:

@@ -35,7 +35,9 @@ def close(packager: Packager, content: Content, key: Ed25519PrivateKey | None) -
 def _check(packager: Packager, own: dict[str, str], content: list[str], folder: str) -> None:
     """Raises EdgedlError where a packager writes what is not its own: a path of the content, or another manifest."""
     taken = {f"{folder}/{name}" if folder else name for name in content}
-    wrong = [name for name in own if name in taken or Path(name).name == manifest.NAME or archives.is_derived(name)]
+    wrong = [
+        name for name in own if name in taken or Path(name).name == manifest.NAME or archives.is_derived(name, own)
+    ]
     if wrong:
         message = (
             f"packager {packager.platform!r} writes {wrong[0]!r}, which edgedl itself writes; report it to its author"

@@ -173,7 +173,8 @@ def _drop(old: Score | None, new: Score | None, limit: float | None) -> Check:
     about = f"{known.about}, {known.samples:,} samples: " if known.about else ""
     shared: dict[str, Any] = {"name": "", "limit": limit, "unit": known.unit, "method": Method.MEASURED_HOST}
     if old is None or new is None or old.value is None or new.value is None:
-        lost = limit is not None and (new is None or new.value is None)
+        neither = old is not None and old.value is None  # a slice of one class has no auc before and after
+        lost = limit is not None and not neither and (new is None or new.value is None)
         which = "the second" if new is None or new.value is None else "the first"
         verdict = Verdict.UNCHECKED if lost else Verdict.INFO
         return Check(verdict=verdict, why=f"{about}not measured in {which}", **shared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,24 +96,30 @@ def _predict(wrapped: Wrapper) -> str:
 def _function(wrapped: Wrapper, type_: str, samples: list[str]) -> str:
     single = len(wrapped.inputs) == 1
     given = f"_ input: {type_}" if single else ", ".join(f"{t.name}: {type_}" for t in wrapped.inputs)
-    names = [json.dumps(t.name) for t in wrapped.outputs]
+    names = [_literal(t.name) for t in wrapped.outputs]
     if len(names) == 1:
-        result, value = "[Float]", f"found[{names[0]}] ?? []"
+        result, value = "[Float]", f"_found[{names[0]}] ?? []"
     else:
-        parts = [f"{t.name}: found[{name}] ?? []" for t, name in zip(wrapped.outputs, names, strict=True)]
+        parts = [f"{t.name}: _found[{name}] ?? []" for t, name in zip(wrapped.outputs, names, strict=True)]
         result, value = wrapped.results, f"{wrapped.results}({', '.join(parts)})"
     return f"""    /// {wrapping.described(wrapped)}
     public func predict({given}) throws -> {result} {{
-        let found = try runner.predict([{", ".join(samples)}])
+        let _found = try self.runner.predict([{", ".join(samples)}])
         return {value}
     }}"""
+
+
+def _literal(text: str) -> str:
+    """A Swift string. # größe -> "größe", a"b -> "a\\u{22}b\""""
+    plain = (c if c.isprintable() and c not in '"\\' else f"\\u{{{ord(c):x}}}" for c in text)
+    return f'"{"".join(plain)}"'
 
 
 def _sample(index: int, tensor: Tensor, wrapped: Wrapper) -> str:
     name = "input" if len(wrapped.inputs) == 1 else tensor.name
     if wrapped.steps:
         return f"try Sample(values: {name}, shape: {list(tensor.shape)})"
-    return f"try runner.sample({index}, {name})"
+    return f"try self.runner.sample({index}, {name})"
 
 
 def _outputs(wrapped: Wrapper) -> str:

@@ -156,7 +156,7 @@ def _files(tree: Path, folder: Path, found: Mapping[str, Any]) -> list[str]:
     there = manifest.hashes(tree)
     for name in (manifest.NAME, manifest.SIGNATURE):
         there.pop((place / name).as_posix(), None)
-    there = {name: sha256 for name, sha256 in there.items() if not archives.is_derived(name)}
+    there = {name: sha256 for name, sha256 in there.items() if not archives.is_derived(name, told)}
     problems = [f"{name[:80]!r} is missing" for name in sorted(told.keys() - there.keys())]
     problems += [f"{name!r} is not in the manifest" for name in sorted(there.keys() - told.keys())]
     changed = [name for name in sorted(told.keys() & there.keys()) if there[name] != told[name]]

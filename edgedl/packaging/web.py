@@ -138,7 +138,7 @@ def _values(wrapped: Wrapper, runtime: Runtime, content: Content) -> dict[str, s
         ),
         "GIVEN": "input" if one_in else f"{{ {', '.join(names)} }}",
         "SAMPLES": f"{{ {json.dumps(names[0])}: input }}" if one_in else f"{{ {', '.join(names)} }}",
-        "RESULT": f"outputs[{json.dumps(wrapped.outputs[0].name)}]" if one_out else "outputs",
+        "RESULT": f"_outputs[{json.dumps(wrapped.outputs[0].name)}]" if one_out else "_outputs",
         "TYPES": "" if one_out else f"\nexport interface {outputs} {{\n{_outputs(wrapped)}\n}}\n",
         "PREDICT": _predict(wrapped, "Float32Array" if one_out else outputs),
         "EXAMPLE": _example(wrapped),

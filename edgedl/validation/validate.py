@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from edgedl.validation.cases import BENCHMARK_REPEATS, Case, Request
 from edgedl.validation.evaluate import Setting
 from edgedl.validation.on_device import Ran
 
-OF_OUTPUTS = {  # the checks of each output that a limit may be set for, and why there may be none
-    "worst_class_drop": "no class is right or wrong by its metric and data",
-    "flips": "its values are no answer that could change",
+OF_OUTPUTS = {  # the checks of outputs that a limit may be set for, and why there may be none
+    "worst_class_drop": "no class is right or wrong by the metric and the data",
+    "flips": "no output is an answer that could change",
     "max_abs": "nothing here measures it",
-    "max_lsb": "it has no quantization steps",
+    "max_lsb": "no output has quantization steps",
 }
 
 
@@ -102,7 +101,7 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
         )
         _check_shapes(case, judged)
         prefix = f"{output}." if many else ""
-        has_answers = metric is None or getattr(metric, "unit", "") == "fraction"
+        has_answers = getattr(metric, "unit", "") == "fraction" if metric else not case.request.metrics
         agreed = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers)
         is_broken = any(c.name == f"{prefix}nonfinite" for c in agreed.checks)  # no metric can judge that
         if metric and not is_broken:
@@ -115,16 +114,12 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
             details = details or found.details
         checks += [c for c in agreed.checks if c.name not in {k.name for k in checks}]
         parities.append(agreed.details["parity"])
-    names = {c.name for c in checks}
-    for output in dict.fromkeys(output for output, _, _ in case.judges):
-        prefix = f"{output}." if many else ""
-        checks += [
-            replace(
-                case.request.gates.check(name, None, method=Method.STATIC, target=where, why=why), name=prefix + name
-            )
-            for name, why in OF_OUTPUTS.items()
-            if name in case.request.gates.limits and prefix + name not in names
-        ]
+    found_names = {c.name.rpartition(".")[2] for c in checks}
+    checks += [
+        case.request.gates.check(name, None, method=Method.STATIC, target=where, why=why)
+        for name, why in OF_OUTPUTS.items()
+        if name in case.request.gates.limits and name not in found_names
+    ]
     if case.request.gates.max_drop is not None and not any(metric for _, metric, _ in case.judges):
         checks.append(
             Check(

@@ -5,6 +5,7 @@ So a verifier that packs again what it unpacked gets the very archive, or the ar
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from edgedl.packaging.archives import stored_tgz, stored_zip, wheel
@@ -26,6 +27,6 @@ def write(tree: Path, path: Path) -> None:
     WRITERS[path.suffix](tree, path)
 
 
-def is_derived(name: str) -> bool:
-    """Whether a file of an archive follows from the others, so that no manifest needs to know it."""
-    return wheel.is_record(name)
+def is_derived(name: str, names: Collection[str]) -> bool:
+    """Whether a file of an archive of `names` follows from the others, so that no manifest needs to know it."""
+    return wheel.is_record(name, names)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
 
 
-def is_record(name: str) -> bool:
-    """Whether a path in an archive is that of a wheel's RECORD."""
-    return RECORD.fullmatch(name) is not None
+def is_record(name: str, names: Collection[str]) -> bool:
+    """Whether a path in an archive of `names` is that of a wheel's RECORD, which a WHEEL lies beside."""
+    return RECORD.fullmatch(name) is not None and f"{name.removesuffix('RECORD')}WHEEL" in names
 
 
 def write_record(tree: Path) -> None:

@@ -20,7 +20,9 @@ from edgedl.errors import InputError, PluginError, UnsupportedError
 CHILD = "tflm"
 TIMEOUT_S = 120.0
 STEP_BYTES = 16  # the alignment of TFLM's buffers
-SPARE_BYTES = 1_000_000  # of the arena that is measured in
+SPARE_BYTES = 1_000_000  # of the arena that is measured in, which grows
+MOST_BYTES = 256_000_000  # up to here
+FULL = "Failed to resize buffer"
 TOTAL = re.compile(r"Arena allocation total (\d+) bytes")
 METHOD = "emulated"
 HOW = "TFLM's own memory planner with its reference kernels, run on a 64-bit host"
@@ -92,9 +94,12 @@ def run(artifact: str, folder: str, inputs: list[str], outputs: list[str]) -> di
     model = runtime.convert_bytearray_to_object(data)
     arrays = {name: np.load(Path(folder) / f"input_{i}.npy") for i, name in enumerate(inputs)}
     names_in, names_out = _ordered(model, "inputs", inputs), _ordered(model, "outputs", outputs)
+    arena = 10 * len(data) + SPARE_BYTES
+    while arena < MOST_BYTES and not _has_room(runtime, data, arena):
+        arena *= 4
     with _listening() as said:
         try:
-            interpreter = runtime.Interpreter.from_bytes(data, arena_size=10 * len(data) + SPARE_BYTES)
+            interpreter = runtime.Interpreter.from_bytes(data, arena_size=arena)
             values = _infer(interpreter, [arrays[name] for name in names_in], len(names_out))
             interpreter.print_allocations()
         except (RuntimeError, ValueError) as e:
@@ -131,6 +136,12 @@ def _infer(interpreter: Any, arrays: Sequence[NDArray[Any]], outputs: int) -> li
         interpreter.invoke()
         found.append([np.array(interpreter.get_output(i)) for i in range(outputs)])
     return [np.concatenate(values) for values in zip(*found, strict=True)]
+
+
+def _has_room(runtime: Any, data: bytes, size: int) -> bool:
+    """Whether TFLM places the model in so much, or refuses it for another reason."""
+    with _listening() as said:
+        return _fits(runtime, data, size) or FULL not in _heard(said)
 
 
 def _fits(runtime: Any, data: bytes, size: int) -> bool:

@@ -8,10 +8,11 @@ the wrong steps to nothing.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
-BELOW = 8.0  # the least real score; exp(-8) of its weight is under a tenth of an int8 softmax's step of 1/256
+BELOW = 8.0  # the least real score: all that do not count have exp(-8) of its weight, a tenth of int8's 1/256
 
 
 @contextlib.contextmanager
@@ -58,7 +59,9 @@ def near() -> Iterator[None]:
 def _masked(scores: Any, kept: Any, axis: Any) -> Any:
     from keras import ops
 
-    return ops.where(kept, scores, ops.min(scores, axis=axis, keepdims=True) - BELOW)
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    below = BELOW + math.log(math.prod(scores.shape[a] or 1 for a in axes))
+    return ops.where(kept, scores, ops.min(scores, axis=axis, keepdims=True) - below)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from keras.src.backend.tensorflow import nn
+
+from edgedl_tflite import masks
 
 STEPS = 6
 
@@ -38,6 +41,17 @@ def test_masked_attention_keeps_its_preferences_in_int8(export, litert, sequence
     got = litert(made.path, given)["y"]
     assert np.sqrt(np.mean((got - expected) ** 2)) < 0.06 * expected.std()
     np.testing.assert_array_equal(np.asarray(model(arrays)), expected)
+
+
+def test_many_masked_steps_weigh_nothing():
+    import keras
+
+    scores = np.zeros((1, 1, 512, 512), np.float32)
+    with masks.near():
+        weights = np.asarray(keras.layers.Softmax()(scores, mask=np.tri(512, dtype=bool)))
+        first = nn._apply_masks(scores, None, is_causal=True)
+    assert weights[0, 0, 0, 0] > 0.999
+    assert np.asarray(keras.ops.softmax(first))[0, 0, 0, 0] > 0.999
 
 
 def test_padded_sequences_in_both_directions_end_where_they_end(export, litert):

@@ -12,7 +12,7 @@ export class __MODEL__ extends Model {
   }
 
   async predict(__GIVEN__) {
-    const outputs = await this.run(__SAMPLES__);
+    const _outputs = await this.run(__SAMPLES__);
     return __RESULT__;
   }
 }
