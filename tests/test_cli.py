@@ -70,7 +70,11 @@ def test_train_help_names_every_architecture():
         (["validate", "a.tflite", "--reference", "b.keras", "--data", "c.npz"], 2, "a.tflite: no such file"),
         (["validate", "a.tflite", "--reference", "b", "--data", "c", "--limit", "latency=2"], 2, "did you mean"),
         (["train", "--model", "cnn-smal", "--data", "a.npz", "-o", "m.keras"], 2, "no such architecture: 'cnn-smal'"),
-        (["train", "--model", "mlp", "--data", "a.npz", "-o", "m.h5"], 2, "a trained model is written as .keras"),
+        (
+            ["train", "--model", "mlp", "--data", "a.npz", "-o", "m.h5"],
+            2,
+            "m.h5: a Keras model is written; name it m.keras",
+        ),
         (["benchmark", "a.txt"], 2, "a.txt: no such file"),
         (["run", "nowhere.toml"], 2, "nowhere.toml"),
     ],

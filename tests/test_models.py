@@ -613,6 +613,7 @@ def test_predict_says_why_a_name_cannot_be_used(tmp_path):
         path = saved(model, tmp_path / "m.keras")
         with pytest.raises((InputError, UnsupportedError), match=message):
             models.predict(str(path), {"x": str(tmp_path / "x.npy")}, str(tmp_path / "out"))
+    keras.utils.clear_session()  # Keras stays in the scope that it could not enter
 
 
 def test_predict_starts_each_batch_of_a_stateful_model_afresh(tmp_path):

@@ -7,7 +7,6 @@ from typing import Any
 
 from edgedl import artifacts, data, model_file, preprocessing, worker
 from edgedl.data import Dataset
-from edgedl.errors import InputError
 from edgedl.training import architectures
 from edgedl.types import Lineage, to_json
 
@@ -21,9 +20,7 @@ def train_to(
 
     Raises InputError, WorkerError.
     """
-    if out.suffix != ".keras":
-        message = f"{out}: a trained model is written as .keras; name it so"
-        raise InputError(message)
+    artifacts.check_model_output(out)
     if ":" not in model:
         architectures.find(model)  # an unknown name is said before anything is read
     model_file.require_keras("edgedl train")
