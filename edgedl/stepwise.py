@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import artifacts, data, exporting, latency_goal, model_file, recipes, worker
+from edgedl import __version__, artifacts, data, exporting, latency_goal, model_file, recipes, worker
 from edgedl.data import Dataset
 from edgedl.errors import EdgedlError, UnsupportedError
 from edgedl.model_file import ModelFile
@@ -91,7 +91,7 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
             labelled = None if doing.arrays is None else bool(doing.arrays["targets"])
             recipes.check_data(step.training, step.where, labelled=labelled)
     _measure(doing, "original", original, original, 0.0, ())
-    model, chain = original, [original.sha256, dataset.sha256 if dataset else None, request.seed]
+    model, chain = original, [__version__, original.sha256, dataset.sha256 if dataset else None, request.seed]
     for number, step in enumerate(recipe.steps):
         chain.append(repr(replace(step, where="")))
         model, told = _step(doing, number, model, original, chain)
