@@ -24,6 +24,7 @@ from edgedl.errors import InputError, PluginError
 from edgedl.types import AgentRuntime, Artifact, ArtifactInfo, Exporter, ExportOptions, Lineage, OpInfo, TensorSpec
 
 SIDECAR = ".edgedl.json"
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
 def format_of(path: Path) -> str | None:
@@ -40,7 +41,7 @@ def require_format(path: Path) -> str:
         message = f"{path}: no such file"
         raise InputError(message)
     found = format_of(path)
-    if found is None and path.suffix in (".keras", ".h5"):
+    if found is None and path.suffix in KERAS_SUFFIXES:
         message = f"{path}: is a Keras model; export it first: edgedl export {path} -o {path.with_suffix('.tflite')}"
         raise InputError(message)
     if found is None:

@@ -8,8 +8,6 @@ import click
 
 from edgedl.cli import options
 
-MODELS = (".keras", ".h5", ".hdf5")
-
 
 @click.command("diff", short_help="Compare packages, or a model with its artifacts layer by layer.")
 @click.argument("before", metavar="PACKAGE|MODEL")
@@ -34,10 +32,11 @@ def command(
     """
     from pathlib import Path
 
+    from edgedl.artifacts import KERAS_SUFFIXES
     from edgedl.errors import InputError
 
     options.check_free(force, junit)
-    is_model = Path(before).suffix in MODELS or Path(before).is_dir()
+    is_model = Path(before).suffix in KERAS_SUFFIXES or Path(before).is_dir()
     wrong = {
         "a model is compared with its artifacts on --data DATA": is_model and data is None,
         "--max-drop is for packages; a model's artifacts are judged by edgedl validate": is_model and max_drop,

@@ -133,8 +133,8 @@ def fine_tune(
     last epoch that was finite, which also lie in `context.folder`.
     """
     where = context.step.where
-    check_data(training, where, labelled=bool(data.targets) if data is not None and data.count else None)
     data = require_data(data, where, "training")
+    check_data(training, where, labelled=bool(data.targets))
     options = FitOptions(
         epochs=training.epochs,
         batch_size=training.batch_size,
@@ -188,13 +188,11 @@ def _checkpoint(
 def paces(model: keras.Model, small: float) -> dict[int, Array]:
     """How fast each weight of a kernel may move: in proportion to its channel's size where that is `small`.
 
-    By the `id` of the variable, for those where some move slower than Adam has it.
-
     Adam moves every weight by about the learning rate. Channels that take raw pixels, or that batch normalization was
     folded into, may be hundreds of times smaller than the sqrt(2 / fan_in) that He et al., arXiv:1502.01852, eq. (10),
     draws, and are lost in a few steps. Steps relative to the weights are those of Adafactor: Shazeer and Stern,
-    arXiv:1804.04235, section 8. With SMALL the sizes that trained kernels usually have are left at
-    Adam's pace: slowed in proportion they recover from pruning far slower.
+    arXiv:1804.04235, section 8. With SMALL the sizes that trained kernels usually have are left at Adam's pace: slowed
+    in proportion they recover from pruning far slower. By the `id` of the variable; those at Adam's pace are left out.
     """
     from edgedl.compression.kernels import all_kernels
 

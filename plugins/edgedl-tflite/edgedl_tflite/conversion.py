@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedl.errors import EdgedlError, UnsupportedError
+from edgedl.models.files import first_line
 from edgedl.models.tensors import call_flat
 from edgedl.types import Scheme, TensorSpec
 from edgedl_tflite import calibration, masks, recurrent
@@ -41,7 +42,7 @@ def trace(model: keras.Model, specs: tuple[TensorSpec, ...], inside: Mapping[int
     except EdgedlError:
         raise
     except Exception as e:
-        message = f"model {model.name!r} cannot be traced with inputs {[s.shape for s in specs]}: {_first_line(e)}"
+        message = f"model {model.name!r} cannot be traced with inputs {[s.shape for s in specs]}: {first_line(e)}"
         raise UnsupportedError(message) from e
 
 
@@ -145,9 +146,5 @@ def _explained(error: Exception, scheme: Scheme) -> UnsupportedError:
     elif empty := re.search(r"Failed for tensor (\S+)", text):
         message = f"{scheme.value}: {empty[1]} is not float and cannot be calibrated. Use dynamic_wi8_afp32 or fp16"
     else:
-        message = f"{scheme.value}: the TFLite converter failed ({type(error).__name__}: {_first_line(error)})"
+        message = f"{scheme.value}: the TFLite converter failed ({type(error).__name__}: {first_line(error)})"
     return UnsupportedError(message)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")[:300]
