@@ -27,6 +27,7 @@ from edgedl.validation.evaluate import Setting
 FORMAT = "tflite"  # what size and latency are told in
 REPEATS = 50
 LEAST_GAIN = 0.02  # smaller changes are noise or padding
+LONG_MACS = 1e11  # of all forward passes: ResNet8 on 8,000 images, 5 to 10 seconds on two cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ class _Doing:
     request: Request
     recipe: Recipe
     arrays: dict[str, Any] | None
+    samples: int
     judged: Dataset | None
     said: Callable[[str], None]
     rows: list[Row] = field(default_factory=list)
@@ -85,7 +87,14 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
     if request.evaluation:
         judged = data.in_order_of(data.load(request.evaluation), labels or (dataset.labels if dataset else ()))
     original = _opened(request, Path(request.model))
-    doing = _Doing(request=request, recipe=recipe, arrays=_arrays(original, dataset), judged=judged, said=said)
+    doing = _Doing(
+        request=request,
+        recipe=recipe,
+        arrays=_arrays(original, dataset),
+        samples=dataset.count if dataset else 0,
+        judged=judged,
+        said=said,
+    )
     for step in recipe.steps:
         if step.training is not None:
             labelled = None if doing.arrays is None else bool(doing.arrays["targets"])
@@ -152,25 +161,29 @@ def _child(
 ) -> dict[str, Any]:
     """Do a step in the child, with `more` overrides; without a `folder` for checkpoints it is a try, untrained."""
     request = doing.request
-    told: dict[str, Any] = worker.call(
-        "edgedl.compression.child:step",
-        {
-            "model": str(model.path),
-            "teacher": str(original.path),
-            "recipe": request.recipe,
-            "overrides": [*request.overrides, *more],
-            "number": number,
-            "data": doing.arrays,
-            "out": str(out),
-            "folder": str(folder) if folder else None,
-            "seed": request.seed,
-            "target": request.target.id if request.target else None,
-            "trust": request.trust,
-            "custom_objects": request.custom_objects,
-        },
-        child=model_file.CHILD,
-    )
-    return told
+    arguments = {
+        "model": str(model.path),
+        "teacher": str(original.path),
+        "recipe": request.recipe,
+        "overrides": [*request.overrides, *more],
+        "number": number,
+        "data": doing.arrays,
+        "out": str(out),
+        "folder": str(folder) if folder else None,
+        "seed": request.seed,
+        "target": request.target.id if request.target else None,
+        "trust": request.trust,
+        "custom_objects": request.custom_objects,
+    }
+    onednn = folder is not None and _is_long(doing, number, model)
+    onednn = onednn and all(m.facts["trains_with_onednn"] for m in (model, original))
+    return model_file.train("edgedl.compression.child:step", arguments, onednn=onednn)
+
+
+def _is_long(doing: _Doing, number: int, model: ModelFile) -> bool:
+    """Whether a step trains for so long that a second TensorFlow, which takes seconds to start, pays."""
+    training = doing.recipe.steps[number].training
+    return training is not None and training.epochs * doing.samples * (model.facts["macs"] or 0) >= LONG_MACS
 
 
 def _goal_met(

@@ -30,14 +30,15 @@ from edgedl.errors import EdgedlError, WorkerError
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 TENSORFLOW = "tensorflow"  # the child that holds it
+ONEDNN = "tensorflow-onednn"  # another, which computes with oneDNN where TensorFlow and the user's environment say so
 POLL_S = 0.05
 DEFAULT_TIMEOUT_S = 900.0  # without a sign of progress
 ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # oneDNN in TensorFlow 2.21 corrupts memory in the gradient of 1x1 convolutions with stride 2 and under 16 channels
-    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # several children may share a GPU
 }
+NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}  # it corrupts memory: see `edgedl.models.onednn`
 
 
 class Child:
@@ -54,7 +55,8 @@ class Child:
         self.name, self.folder, self.calls = name, folder, 0
         self._busy = threading.Lock()
         # What a child leaves in its temporary folder goes with the pool's.
-        variables = {**(environment or os.environ), **ENVIRONMENT, "TMPDIR": str(folder)}
+        ours = ENVIRONMENT if name == ONEDNN else ENVIRONMENT | NO_ONEDNN
+        variables = {**(environment or os.environ), **ours, "TMPDIR": str(folder)}
         variables.pop("TF_USE_LEGACY_KERAS", None)
         folder.mkdir(parents=True, exist_ok=True)
         self._startup = folder / "startup.log"

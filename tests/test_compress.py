@@ -1,12 +1,14 @@
 """`edgedl compress` through the command line: steps, table, cache, refusals; and in a notebook on a model object."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import edgedl
-from edgedl import stepwise
+from edgedl import stepwise, worker
+from edgedl.errors import WorkerError
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,51 @@ def test_compress_knows_a_step_again_in_another_file(cli, normed, tmp_path):
     assert "taken from the cache" in second
     assert "two.toml: step 1 (prune): no dead" in second
     assert "one.toml" not in second
+
+
+PRUNED = '[[step]]\nkind = "prune"\nmethod = "magnitude"\nsparsity = 0.5\ntraining = { epochs = 1 }\n'
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The children that steps are done in; of those in `steps.dying` a step dies."""
+
+    def call(what, kwargs, *, child, **given):
+        if what.endswith(":step"):
+            called.children.append(child)
+            if child in called.dying:
+                message = f"worker {child!r} was killed by SIGABRT in {what}"
+                raise WorkerError(message)
+        return done(what, kwargs, child=child, **given)
+
+    called, done = SimpleNamespace(children=[], dying=()), worker.call
+    monkeypatch.setattr(worker, "call", call)
+    monkeypatch.setattr(stepwise, "LONG_MACS", 1)
+    return called
+
+
+def test_a_long_training_of_plain_layers_is_done_with_onednn_and_again_the_same(
+    cli, normed, data, tmp_path, steps, monkeypatch
+):
+    (tmp_path / "pruned.toml").write_text(PRUNED)
+    for name in ("one", "two"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        given = ("--recipe", tmp_path / "pruned.toml", "--data", data / "train.npz")
+        answer = cli("compress", normed, *given, "-o", tmp_path / f"{name}.keras")
+        assert answer.code == 0, answer.err
+    assert steps.children == [worker.ONEDNN] * 2
+    assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
+
+
+def test_where_onednn_dies_a_step_is_done_without(cli, normed, data, tmp_path, steps):
+    (tmp_path / "pruned.toml").write_text(PRUNED)
+    steps.dying = (worker.ONEDNN,)
+    given = ("--recipe", tmp_path / "pruned.toml", "--data", data / "train.npz", "--seed", 12)
+    answer = cli("compress", normed, *given, "-o", tmp_path / "out.keras", "--json")
+    assert answer.code == 0, answer.err
+    assert steps.children == [worker.ONEDNN, worker.TENSORFLOW]
+    assert any("trained once more without oneDNN: worker" in note for note in answer.json["rows"][1]["notes"])
+    assert answer.json["rows"][1]["zeros"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_compress_asks_for_the_data_of_any_step_before_the_first(cli, normed, data, tmp_path):

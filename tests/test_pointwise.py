@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from edgedl.fitting.pointwise import sampled_first
+from edgedl.models.onednn import is_plain
 
 K = keras.layers
 
@@ -58,3 +59,25 @@ def test_wide_ones_are_left_alone(channels):
     model = shortcut(channels)
     with sampled_first(model):
         assert "convolution_op" not in vars(model.get_layer("short"))
+
+
+class Conv2D(K.Conv2D):
+    """The user's own of that name."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "plain"),
+    [
+        (lambda: K.Conv2D(4, 3), True),
+        (lambda: keras.Sequential([K.Conv2D(4, 3), K.ReLU()]), True),
+        (lambda: Conv2D(4, 3), False),
+        (lambda: keras.Sequential([Conv2D(4, 3)]), False),
+        (lambda: K.EinsumDense("abcd,de->abce", (6, 6, 4)), False),
+        (lambda: K.TimeDistributed(K.Dense(3)), False),
+        (lambda: lambda x: keras.ops.matmul(x, keras.ops.ones((3, 4))), False),
+    ],
+)
+def test_networks_of_keras_own_plain_layers_train_with_onednn(layer, plain):
+    image = keras.Input((6, 6, 3))
+    model = keras.Model(image, K.GlobalAveragePooling2D()(layer()(image)))
+    assert is_plain(model) is plain

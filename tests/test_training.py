@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 os.environ.update({"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"})
 
+from edgedl import worker
 from edgedl.errors import InputError
 from edgedl.fitting import set_seed
-from edgedl.training import architectures, tasks
+from edgedl.models.onednn import is_plain
+from edgedl.training import architectures, job, tasks
 from edgedl.training.architectures import ARCHITECTURES, Affine, Head, build
 from edgedl.training.train import train
 
@@ -71,6 +74,31 @@ def accuracy(path, x, y):
     return float((answers.argmax(-1) == y.reshape(-1)).mean())
 
 
+@pytest.mark.parametrize(
+    ("model", "long", "child"),
+    [
+        ("cnn-small", True, worker.ONEDNN),
+        ("cnn-small", False, worker.TENSORFLOW),
+        ("nets:single", True, worker.TENSORFLOW),
+    ],
+)
+def test_a_long_training_of_ours_is_done_with_onednn(tmp_path, monkeypatch, model, long, child):
+    def call(what, arguments, *, child):
+        called.append((what, child))
+        Path(arguments["out"]).write_bytes(b"a model")
+        return {"notes": []}
+
+    called = []
+    monkeypatch.setattr(worker, "call", call)
+    monkeypatch.setattr(worker, "warm", lambda: None)
+    np.savez(tmp_path / "data.npz", x=X, y=Y)
+    monkeypatch.setattr(job, "LONG_VALUES", 3 * X.size + (0 if long else 1))
+    options = {"epochs": 3, "seed": 0}
+    given = {"source": str(tmp_path / "data.npz"), "evaluation": None, "options": options, "force": False}
+    job.train_to(tmp_path / "m.keras", model=model, **given)
+    assert called == [("edgedl.training.train:train", child)]
+
+
 def test_every_architecture_has_a_shape_here():
     assert list(SHAPES) == [a.name for a in ARCHITECTURES]
     assert all(a.summary and a.takes.startswith("(") for a in ARCHITECTURES)
@@ -86,6 +114,7 @@ def test_architecture_is_made_of_what_targets_take(name):
     allowed |= {"MaxPooling1D", "MaxPooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Dropout"}
     allowed |= {"ZeroPadding2D"}
     assert {type(layer).__name__ for layer in model.layers} - {"InputLayer"} <= allowed
+    assert is_plain(model), "trained with oneDNN"
     assert {getattr(layer, "max_value", None) for layer in model.layers} <= {None, 6.0}
     assert len({layer.name for layer in model.layers} & {"normalize", "output"}) == 2
 

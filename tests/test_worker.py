@@ -1,3 +1,4 @@
+import contextlib
 import os
 import time
 
@@ -26,6 +27,15 @@ def child(pool):
 def test_call_returns_what_the_function_returned(child):
     assert child.call("os.path:basename", {"p": "a/b"}) == "b"
     assert child.call("builtins:dict", {"a": [1, 2]}) == {"a": [1, 2]}  # the same process answers again
+
+
+def test_onednn_is_off_but_in_the_child_for_it(pool, monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    settings = []
+    for name in (worker.TENSORFLOW, worker.ONEDNN):
+        with contextlib.closing(pool.start(name)) as child:
+            settings.append(child.call("os:getenv", {"key": "TF_ENABLE_ONEDNN_OPTS"}))
+    assert settings == ["0", None]
 
 
 def test_expected_errors_cross_with_class_and_message(child):

@@ -18,6 +18,7 @@ from edgedl.models import files, tensors
 from edgedl.models.cleaning import Copier, clean
 from edgedl.models.files import KerasFile, Kind, first_line
 from edgedl.models.macs import table
+from edgedl.models.onednn import is_plain
 from edgedl.models.tensors import carried_scheme, finalize, infer, operations, quiet, specs
 from edgedl.types import TensorSpec, to_json
 
@@ -254,7 +255,8 @@ def describe(path: str, trust: bool = False, custom_objects: str | None = None) 
     """What a model file holds, as JSON: inputs, outputs, parameters, macs, a table of layers, notes, sha256.
 
     `zeros` is the share of kernel weights that are zero. `macs` counts the multiply-accumulates of one sample as
-    `edgedl.models.macs.layer_macs` says; None where a layer hides its own.
+    `edgedl.models.macs.layer_macs` says; None where a layer hides its own. `trains_with_onednn`
+    is what `edgedl.models.onednn` says.
     """
     import keras
 
@@ -273,6 +275,7 @@ def describe(path: str, trust: bool = False, custom_objects: str | None = None) 
         "layers": layers,
         "notes": loaded.notes,
         "scheme": carried_scheme(model),
+        "trains_with_onednn": is_plain(model),
         "sha256": loaded.sha256,
         "keras_version": keras.version(),
     }
