@@ -71,9 +71,8 @@ def _quality(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _signed(check: Mapping[str, Any]) -> str:
     """The change of a score, so that what a drop calls positive is less."""
-    unit = "fraction_difference" if check["unit"] == "fraction" else check["unit"]
     change = -check["measured"]
-    return f"{'+' if change > 0 else ''}{text.number(change, unit)}"
+    return f"{'+' if change > 0 else ''}{text.number(change, text.unit_of_difference(check['unit']))}"
 
 
 def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -71,10 +71,14 @@ def title(metric: str) -> str:
     return ACRONYMS.get(metric, metric.replace("_", " ").capitalize())
 
 
+def unit_of_difference(unit: str) -> str:
+    """The unit that `number` takes for a difference: of fractions in percentage points."""
+    return "fraction_difference" if unit == "fraction" else unit
+
+
 def unit_of(check: Check) -> str:
-    """The unit that `number` takes for a check: a drop of fractions is a difference, in percentage points."""
-    is_difference = check.name.endswith("_drop") and check.unit == "fraction"
-    return "fraction_difference" if is_difference else check.unit
+    """The unit that `number` takes for a check."""
+    return unit_of_difference(check.unit) if check.name.endswith("_drop") else check.unit
 
 
 def measured(check: Check) -> str:

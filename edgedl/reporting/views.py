@@ -99,7 +99,7 @@ def drop(report: Report) -> Check | None:
 def scores(report: Report) -> list[dict[str, str]]:
     """Reference, artifact and difference, each with its interval."""
     accuracy, unit = report.details.get("accuracy") or {}, metric(report)[1]
-    difference = "fraction_difference" if unit == "fraction" else unit
+    difference = text.unit_of_difference(unit)
     rows = (("reference", "Reference", unit), ("artifact", "Artifact", unit), ("drop", "Lost", difference))
     return [
         {
