@@ -121,6 +121,22 @@ def test_fine_tune_says_what_is_missing():
         Augmented.of(TrainingData(inputs={"a": np.zeros((4, 3))}, targets={}), ("flip",), 0)
 
 
+def test_frozen_layers_train_too_which_is_said_and_are_frozen_afterwards():
+    model, data, said = network(), samples(256, labels=True), []
+    model.get_layer("conv").trainable = False
+    model.get_layer("norm").trainable = False
+    before = [w.numpy() for w in model.weights]
+    fine_tune(model, data, Training(epochs=2, learning_rate=0.01), context(say=said.append))
+    assert "r.toml: step 1 (x): trained although frozen (trainable = False): conv, norm" in said
+    assert all((a != w.numpy()).any() for a, w in zip(before, model.weights, strict=True))
+    assert [v.path for v in model.trainable_variables] == [v.path for v in model.get_layer("kind").weights]
+    model.trainable = False
+    assert re_estimate_batch_norm(model, data) == 1
+    fine_tune(model, data, Training(), context(say=said.append))
+    assert any(note.endswith("frozen (trainable = False): conv, kind, norm") for note in said)
+    assert not model.trainable_variables
+
+
 def test_labels_of_places_are_not_left_behind_by_augmentation():
     data = TrainingData(inputs={"image": np.zeros((8, 6, 6, 1), np.float32)}, targets={"mask": np.zeros((8, 6, 6))})
     image = keras.Input((6, 6, 1), name="image")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -128,7 +129,8 @@ def fine_tune(
 ) -> FitResult:
     """Train `model` in place as `training` says, taught by `context.teacher` where it says `distill`.
 
-    Channels of less than `small` of their usual size train in proportion to it (see `paces`).
+    Channels of less than `small` of their usual size train in proportion to it (see `paces`). Layers that the user
+    froze train as well: what a step takes from them they have to make up for.
     Raises InputError: no data, no labels and no teacher, or training that diverged; the weights are then those of the
     last epoch that was finite, which also lie in `context.folder`.
     """
@@ -156,21 +158,47 @@ def fine_tune(
         teaching = Teaching(model, context.teacher, training.distill, data, where)
     trainee = teaching.trainee if teaching else model
     try:
-        result = fit(
-            trainee,
-            samples,
-            options,
-            objective=teaching.objective if teaching else None,
-            on_step=guard,
-            checkpoint=_checkpoint(model, options, context, {"on_step": on_step, "samples": samples, "guard": guard}),
-        )
+        with thawed(model) as frozen:
+            result = fit(
+                trainee,
+                samples,
+                options,
+                objective=teaching.objective if teaching else None,
+                on_step=guard,
+                checkpoint=_checkpoint(
+                    model, options, context, {"on_step": on_step, "samples": samples, "guard": guard}
+                ),
+            )
     except InputError as e:
         if "diverged" not in str(e):
             raise
         raise guard.diverged(e, context) from e
+    if frozen:
+        context.say(f"{where}: trained although frozen (trainable = False): {_listed(frozen)}")
     for note in result.notes:
         context.say(f"{where}: {note}")
     return result
+
+
+@contextlib.contextmanager
+def thawed(model: keras.Model) -> Iterator[list[str]]:
+    """The names of the layers with weights that the user froze, which train meanwhile; settled ranges stay."""
+    frozen = [op for op in operations(model) if getattr(op, "trainable", True) is False]
+    frozen = [op for op in frozen if type(op).__name__ != "FakeQuantize"]
+    variables = [v for op in frozen for v in getattr(op, "_trainable_variables", ()) if not v.trainable]
+    try:
+        _set_trainable(frozen, variables, value=True)
+        yield [op.name for op in frozen if getattr(op, "_trainable_variables", ())]
+    finally:
+        _set_trainable(frozen, variables, value=False)
+
+
+def _set_trainable(layers: Sequence[Any], variables: Sequence[Any], *, value: bool) -> None:
+    """Of each by itself: Keras's own setter would reach what lies in a layer, such as ranges that stay."""
+    for layer in layers:
+        layer._trainable = value
+    for variable in variables:
+        variable.trainable = value
 
 
 def _checkpoint(
@@ -251,7 +279,7 @@ def re_estimate_batch_norm(model: keras.Model, data: Data, *, seed: int = 0, sam
     """
     import tensorflow as tf
 
-    layers = [op for op in operations(model) if type(op).__name__ == "BatchNormalization" and op.trainable]
+    layers = [op for op in operations(model) if type(op).__name__ == "BatchNormalization"]
     if not layers or data is None or not data.count:
         return 0
     rng = np.random.default_rng([seed, 2])
@@ -259,12 +287,13 @@ def re_estimate_batch_norm(model: keras.Model, data: Data, *, seed: int = 0, sam
     before = [layer.momentum for layer in layers]
     dtypes = {spec.name: spec.dtype for spec in specs(model)[0]}
     try:
-        for i, rows in enumerate(batches(chosen, BATCH_NORM_BATCH)):
-            for layer in layers:
-                layer.momentum = i / (i + 1)
-            inputs, _ = data.take(np.sort(rows))
-            typed = [tf.cast(inputs[name], dtype) for name, dtype in dtypes.items()]
-            model(packed(model, typed), training=True)
+        with thawed(model):
+            for i, rows in enumerate(batches(chosen, BATCH_NORM_BATCH)):
+                for layer in layers:
+                    layer.momentum = i / (i + 1)
+                inputs, _ = data.take(np.sort(rows))
+                typed = [tf.cast(inputs[name], dtype) for name, dtype in dtypes.items()]
+                model(packed(model, typed), training=True)
     finally:
         for layer, value in zip(layers, before, strict=True):
             layer.momentum = value
