@@ -292,6 +292,9 @@ def test_bad_steps_are_refused_by_name():
         run(small(), sparsity=0.5, importance="taylor")
     with pytest.raises(InputError, match="training needs data"):
         run(small(), sparsity=0.5, training={"epochs": 1})
+    int4 = compression.run(small(), recipes.from_table({"step": [{"kind": "quantize", "scheme": "int4"}]}), striped())
+    with pytest.raises(InputError, match="is quantized, for weight_only_wi4_afp32; remove channels before that"):
+        run(int4, sparsity=0.5)
 
 
 def test_training_brings_accuracy_back_and_a_seed_repeats_it():

@@ -177,6 +177,81 @@ def test_quantize_int4_chooses_the_codes_that_the_file_holds(keras, tmp_path):
         np.testing.assert_array_equal(held[channels], np.moveaxis(codes, -1, 0).ravel())
 
 
+def test_quantize_int4_leaves_float_in_the_file_what_is_float_in_the_model(keras, tmp_path):
+    exporter = pytest.importorskip("edgedl_tflite.exporter")
+    from edgedl.models.saving import save
+    from edgedl_tflite import flatbuffer
+
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    stack = [
+        layers.SeparableConv2D(6, 3, activation="gelu", name="sep"),
+        layers.Conv2D(5, 3, name="kept"),
+        layers.Reshape((4, 20)),
+        layers.TimeDistributed(layers.Dense(7), name="each"),
+        layers.Flatten(),
+        layers.Dense(3, name="kind"),
+    ]
+    model = keras.Sequential([keras.Input((8, 8, 1), name="image"), *stack])
+    made = apply(model, samples(), scheme="int4", keep_float=("kept",))
+    save(made, tmp_path / "m.keras")
+    exporter.TFLiteExporter().export(tmp_path / "m.keras", tmp_path / "m.tflite", scheme="weight_only_wi4_afp32")
+    graph = flatbuffer.read((tmp_path / "m.tflite").read_bytes())
+    stored = [t.shape for t in graph.subgraphs[0].tensors if flatbuffer.dtype_name(t.type) == "int4"]
+    assert sorted(map(list, stored)) == [[3, 28], [6, 1, 1, 1]]  # the head, and the second half of `sep`
+    runtime = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(str(tmp_path / "m.tflite"))
+    runtime.allocate_tensors()
+    image = samples(1).inputs["image"]
+    runtime.set_tensor(runtime.get_input_details()[0]["index"], image)
+    runtime.invoke()
+    found = runtime.get_tensor(runtime.get_output_details()[0]["index"])
+    np.testing.assert_allclose(found, np.asarray(made(image)), atol=1e-5)
+
+
+def test_quantize_takes_pixels_that_a_rescaling_makes_numbers_of(keras):
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1), dtype="uint8", name="image")
+    x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255.0)(image))
+    model = keras.Model(image, layers.Dense(3, name="kind")(layers.Flatten()(x)))
+    pixels = (samples().inputs["image"] * 100).astype(np.uint8)
+    made = apply(model, TrainingData(inputs={"image": pixels}, targets={}))
+    expected = np.asarray(model(pixels))
+    np.testing.assert_allclose(np.asarray(made(pixels)), expected, atol=0.03 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_quantize_follows_the_widest_of_tensors_that_share_a_range(keras, trained):
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1), name="image")
+    branches = [layers.Conv2D(4, 3, activation="relu", name=name)(image) for name in ("narrow", "wide")]
+    x = layers.Concatenate(name="both")(branches)
+    model = keras.Model(image, layers.Dense(3, activation="softmax", name="kind")(layers.Flatten()(x)))
+    wide = model.get_layer("wide")
+    wide.set_weights([20 * w for w in wide.get_weights()])
+    training = Training(epochs=10, batch_size=8, learning_rate=1e-6) if trained else None
+    made = apply(model, samples(), training, ranges="moving_average")
+    widest = float(np.asarray(wide(samples().inputs["image"])).max())
+    ranges = [float(layer.high) for layer in made.layers if type(layer).__name__ == "FakeQuantize"]
+    assert any(0.85 * widest < high <= 1.01 * widest for high in ranges), (widest, ranges)
+
+
+@pytest.mark.parametrize("name", ["out_float", "gate_sigmoid", "b_depthwise"])
+def test_quantize_leaves_the_users_names_to_the_user(keras, name):
+    layers = keras.layers
+    stacks = {
+        "out_float": [layers.Conv2D(4, 3, name="out_float"), layers.Flatten(), layers.Dense(3, name="out")],
+        "gate_sigmoid": [
+            layers.Conv2D(4, 3, activation="sigmoid", name="gate"),
+            layers.Activation("tanh", name="gate_sigmoid"),
+        ],
+        "b_depthwise": [layers.DepthwiseConv2D(3, name="b_depthwise"), layers.SeparableConv2D(3, 3, name="b")],
+    }
+    made = apply(keras.Sequential([keras.Input((8, 8, 1), name="image"), *stacks[name]]), samples(labels=False))
+    assert name in [layer.name for layer in made.layers]
+
+
 def _int4(packed):
     """Codes of two a byte, the low half first."""
     pairs = np.stack([packed & 15, packed >> 4], axis=1).astype(int).ravel()

@@ -32,6 +32,7 @@ from edgedl.compression.reconstruction import output_error, reconstruct
 from edgedl.compression.removal import Costs, removed
 from edgedl.compression.selection import Selection
 from edgedl.errors import InputError, UnsupportedError
+from edgedl.models.tensors import carried_scheme
 from edgedl.toml import Within
 
 if TYPE_CHECKING:
@@ -111,10 +112,14 @@ class Channels:
     def apply(self, model: keras.Model, data: Data, options: Options, context: Context) -> keras.Model:
         """A flat model with fewer channels. Says how many went, and what the statistics and training did.
 
-        Raises InputError where the goal is out of reach, or a latency, which only `edgedl compress` can measure.
+        Raises InputError where the goal is out of reach, or a latency, which only `edgedl compress` can measure, and
+        for a quantized model.
         """
         if options.goal is not None and options.goal.latency is not None:
             message = f"{context.step.where}: goal latency is measured by `edgedl compress`; give macs here"
+            raise InputError(message)
+        if carried := carried_scheme(model):
+            message = f"{context.step.where}: the model is quantized, for {carried.value}; remove channels before that"
             raise InputError(message)
         return _Run(graph.flattened(model), data, options, context).done()
 

@@ -7,6 +7,7 @@ values outside a range pass them on to the range, where that is trained. Jacob e
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -59,9 +60,8 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
     """Rounds activations to a range of 2**bits codes; shared where tensors have one range.
 
     While it trains, `adapt` "learned" trains the range and "moving" follows the bounds of the batches with an average
-    that fades; None leaves it. `fixed` names an activation whose kernel gives
-    one range always. An exporter
-    may set `edgedl_twin` while it traces a 16-bit range.
+    that fades, those of all its `calls` in a step taken together; None leaves it. `fixed` names an activation whose
+    kernel gives one range always. An exporter may set `edgedl_twin` while it traces a 16-bit range.
     """
 
     def __init__(
@@ -75,6 +75,8 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
         self.edgedl_scheme, self.fixed = str(scheme), fixed
         self.adapt = None if fixed else adapt
         self.edgedl_twin = False
+        self.calls = 1
+        self._bounds: dict[Any, list[Any]] = {}
         self.supports_masking = True
 
     @property
@@ -118,8 +120,7 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
             return self._twin(inputs)
         values = tf.cast(inputs, tf.float32)
         if training and self.adapt == "moving":
-            for weight, bound in ((self.low, tf.reduce_min(values)), (self.high, tf.reduce_max(values))):
-                weight.assign(weight.value + (1 - MOMENTUM) * (bound - weight.value))
+            self._follow(tf.reduce_min(values), tf.reduce_max(values))
         low, high = (tf.cast(w.value, tf.float32) for w in (self.low, self.high))
         if self.symmetric:
             high = tf.maximum(high, -low)
@@ -130,6 +131,16 @@ class FakeQuantize(_Carrier, keras.layers.Layer):  # type: ignore[misc]
             values, low, high, num_bits=self.bits, narrow_range=self.symmetric
         )
         return tf.cast(made, inputs.dtype)
+
+    def _follow(self, low: Any, high: Any) -> None:
+        """Move towards the bounds of a batch once all calls of the step have told theirs, on each device by itself."""
+        key = (threading.get_ident(), getattr(low, "graph", None))
+        bounds = self._bounds.setdefault(key, [])
+        bounds.append((low, high))
+        if len(bounds) == self.calls:
+            lows, highs = zip(*self._bounds.pop(key), strict=True)
+            for weight, bound in ((self.low, tf.reduce_min(lows)), (self.high, tf.reduce_max(highs))):
+                weight.assign(weight.value + (1 - MOMENTUM) * (bound - weight.value))
 
     def _twin(self, inputs: Any) -> Any:
         """The same step between codes on a grid of 8 bits: what a converter that knows no other reads the step from."""

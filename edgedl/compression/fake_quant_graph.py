@@ -24,25 +24,32 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 IMAGE_RANK = 4
+AFFINE = ("BatchNormalization", "Rescaling")
 
 
-def prepared(model: keras.Model, keep: Callable[[str], bool]) -> keras.Model:
+def prepared(model: keras.Model, keep: Callable[[str], bool], *, static: bool) -> keras.Model:
     """The same function in layers that TFLite has one operator for.
 
-    Activations that no operator takes in become layers of their own, separable convolutions become two, and a batch
-    normalization or rescaling that is left a depthwise convolution of size 1. Layers that `keep` names stay as they
-    are. Raises UnsupportedError naming an activation that has no integer kernel.
+    Separable convolutions become two. Where activations are integers too, what no operator takes in becomes a layer of
+    its own, and a batch normalization or rescaling that is left a depthwise convolution of size 1. Layers that `keep`
+    names stay as they are. Raises UnsupportedError naming an activation that has no integer kernel.
     """
     walked, replace = Graph.of(model), {}
+    taken = set(walked.layers)
     for name, layer in walked.layers.items():
         if keep(name):
             continue
         kind = type(layer).__name__
-        if kind in KERNELS and activation_name(layer.activation) not in ("linear", *FUSED):
-            replace[name] = _with_activation(layer, name, _plain(layer, name), outputs=_gives_output(walked, name))
-        elif kind == "SeparableConv2D":
-            replace[name] = _separated(layer, name, outputs=_gives_output(walked, name))
-        elif kind in ("BatchNormalization", "Rescaling"):
+        if kind == "SeparableConv2D":
+            ends = _gives_output(walked, name)
+            replace[name] = _separated(layer, name, taken, outputs=ends) if static else _in_two(layer, name, taken)
+        elif not static:
+            continue
+        elif kind in KERNELS and activation_name(layer.activation) not in ("linear", *FUSED):
+            replace[name] = _with_activation(
+                layer, name, _plain(layer, name), taken, outputs=_gives_output(walked, name)
+            )
+        elif kind in AFFINE:
             call = walked.calls_of(name)[0]
             replace[name] = _as_depthwise(layer, name, call.inputs[0].shape)
     if not replace:
@@ -75,31 +82,46 @@ def _plain(layer: Any, name: str) -> str:
     return activation
 
 
-def _with_activation(layer: Any, name: str, activation: str, *, outputs: bool) -> Made:
+def _unique(name: str, taken: set[str]) -> str:
+    """The name, longer where a layer has it already."""
+    while name in taken:
+        name = f"{name}_"
+    taken.add(name)
+    return name
+
+
+def _with_activation(layer: Any, name: str, activation: str, taken: set[str], *, outputs: bool) -> Made:
     import keras
 
-    inner = graph.copied(layer, f"{name}_linear" if outputs else name, activation="linear")
-    last = keras.layers.Activation(activation, name=name if outputs else f"{name}_{activation}")
+    inner = graph.copied(layer, _unique(f"{name}_linear", taken) if outputs else name, activation="linear")
+    last = keras.layers.Activation(activation, name=name if outputs else _unique(f"{name}_{activation}", taken))
     return lambda x, **_: last(inner(x)), [(inner, layer.get_weights())]
 
 
-def _separated(layer: Any, name: str, *, outputs: bool) -> Made:
-    """A separable convolution as a depthwise and a 1 by 1 one."""
+def _separated(layer: Any, name: str, taken: set[str], *, outputs: bool) -> Made:
+    """A separable convolution as a depthwise and a 1 by 1 one, whose activation is apart where no operator takes it."""
+    function, weights = _in_two(layer, name, taken)
+    (first, depthwise), (second, rest) = weights
+    if activation_name(layer.activation) in ("linear", *FUSED):
+        return function, weights
+    end, ((inner, _),) = _with_activation(second, name, _plain(second, name), taken, outputs=outputs)
+    return lambda x, **_: end(first(x)), [(first, depthwise), (inner, rest)]
+
+
+def _in_two(layer: Any, name: str, taken: set[str]) -> Made:
     import keras
 
     shared = {"strides": layer.strides, "padding": layer.padding, "dilation_rate": layer.dilation_rate}
     first = keras.layers.DepthwiseConv2D(
-        layer.kernel_size, depth_multiplier=layer.depth_multiplier, use_bias=False, name=f"{name}_depthwise", **shared
+        layer.kernel_size,
+        depth_multiplier=layer.depth_multiplier,
+        use_bias=False,
+        name=_unique(f"{name}_depthwise", taken),
+        **shared,
     )
     second = keras.layers.Conv2D(layer.filters, 1, use_bias=layer.use_bias, activation=layer.activation, name=name)
     depthwise, *rest = layer.get_weights()
-    weights = [(first, [depthwise]), (second, rest)]
-    activation = activation_name(layer.activation)
-    if activation in ("linear", *FUSED):
-        return lambda x, **_: second(first(x)), weights
-    function, more = _with_activation(second, name, _plain(second, name), outputs=outputs)
-    inner = more[0][0]
-    return lambda x, **_: function(first(x)), [weights[0], (inner, rest)]
+    return lambda x, **_: second(first(x)), [(first, [depthwise]), (second, rest)]
 
 
 def _as_depthwise(layer: Any, name: str, shape: tuple[int | None, ...]) -> Made:
@@ -125,16 +147,19 @@ def _as_depthwise(layer: Any, name: str, shape: tuple[int | None, ...]) -> Made:
 
 def quantized(
     model: keras.Model, plan: Plan, walked: Graph, scheme: Scheme, adapt: Adapt
-) -> tuple[keras.Model, dict[int, Any]]:
-    """The fake-quant model of a plan on the prepared `model`, and its ranges, not yet set, by group.
+) -> tuple[keras.Model, dict[int, Any], dict[str, Any]]:
+    """The fake-quant model of a plan on the prepared `model`.
 
+    With it come its ranges, not yet set, by group, and its layers with kernels by the names they have in `model`.
     Inputs and outputs keep their names.
     """
     builder = _Builder(plan, walked, scheme, adapt)
     made = graph.rebuild(model, {name: builder.function(name) for name in walked.layers})
     for layer, weights in builder.weights:
         set_weights(layer, weights)
-    return made, builder.ranges
+    for range_ in builder.ranges.values():
+        range_.calls = len(range_._inbound_nodes)
+    return made, builder.ranges, builder.kernels
 
 
 class _Builder:
@@ -145,7 +170,8 @@ class _Builder:
         self.ranges: dict[int, Any] = {}
         self.inputs: dict[int, Any] = {}  # id of an input tensor -> (itself, with its range)
         self.weights: list[tuple[Any, list[Array]]] = []
-        self.taken = set(walked.layers) | {f"{n}_float" for n in walked.layers}
+        self.kernels: dict[str, Any] = {}
+        self.taken = set(walked.layers)
         self.names = dict(self._output_names())
 
     def _output_names(self) -> Any:
@@ -177,13 +203,14 @@ class _Builder:
         layer = self.walked.layers[name]
         calls = self.walked.calls_of(name)
         renamed = any(c.outputs[0] in self.walked.outputs and c.outputs[0] in self.plan.group for c in calls)
-        own = f"{name}_float" if renamed else name
+        own = self._unique(f"{name}_float") if renamed else name
         floats = any(call in self.plan.floats for call in calls)
         if type(layer).__name__ in KERNELS and not floats:
             from edgedl.compression.fake_quant import KERNEL_LAYERS
 
             kind = KERNEL_LAYERS[type(layer).__name__]
             new = kind.from_config({**layer.get_config(), "name": own, "scheme": self.scheme.value})
+            self.kernels[name] = new
         else:
             new = graph.copied(layer, own)
         if getattr(layer, "weights", ()):
@@ -236,7 +263,4 @@ class _Builder:
         return self.ranges[group]
 
     def _unique(self, name: str) -> str:
-        while name in self.taken:
-            name = f"{name}_"
-        self.taken.add(name)
-        return name
+        return _unique(name, self.taken)

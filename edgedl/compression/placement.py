@@ -115,7 +115,7 @@ class _Planner:
             return Kind.FIXED
         if activation in OWN_ACTIVATIONS or name in OWN:
             return Kind.OWN
-        if activation in ALIKE or name in SAME or not _is_real(call.outputs[0]):
+        if activation in ALIKE or name in SAME or not is_real(call.outputs[0]):
             return Kind.SAME
         message = (
             f"layer {call.name!r} ({name}) has tensors inside that no range can be given to; leave it float with "
@@ -132,7 +132,7 @@ class _Planner:
 
     def _place(self, call: Call) -> None:
         kind, output = self.kinds[call], call.outputs[0]
-        if not _is_real(output) or (kind is Kind.FLOAT and not self._is_wanted(output)):
+        if not is_real(output) or (kind is Kind.FLOAT and not self._is_wanted(output)):
             return
         self._enter(output)
         if kind is Kind.FIXED:
@@ -150,7 +150,7 @@ class _Planner:
         return any(self.kinds[call] is not Kind.FLOAT for call in self.graph.consumers(value))
 
     def _enter(self, value: Value) -> None:
-        if _is_real(value) and value not in self.parent:
+        if is_real(value) and value not in self.parent:
             self.parent[value] = value
 
     def _root(self, value: Value) -> Value:
@@ -168,5 +168,6 @@ class _Planner:
             self.fixed[roots[0]] = given
 
 
-def _is_real(value: Value) -> bool:
+def is_real(value: Value) -> bool:
+    """Whether it is of a floating-point type."""
     return "float" in value.dtype

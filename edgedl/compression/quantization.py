@@ -14,9 +14,9 @@ from edgedl import graph
 from edgedl.compression import equalize, ranges, rounding
 from edgedl.compression.base import Context, fine_tune
 from edgedl.compression.fake_quant import Adapt, FakeQuantize, KernelLayer, as_float
-from edgedl.compression.fake_quant_graph import prepared, quantized
+from edgedl.compression.fake_quant_graph import AFFINE, prepared, quantized
 from edgedl.compression.fold import fold
-from edgedl.compression.placement import Plan, plan, weights_alone
+from edgedl.compression.placement import Plan, is_real, plan, weights_alone
 from edgedl.compression.preservation import preserved
 from edgedl.compression.quantize import Options
 from edgedl.errors import InputError
@@ -44,7 +44,7 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
         raise InputError(message)
     flat, _ = fold(graph.flattened(model))
     keep = _keeper(flat, options.keep_float, where)
-    ready = prepared(flat, keep) if scheme.is_static else flat
+    ready = prepared(flat, keep, static=scheme.is_static)
     if options.equalize:
         ready = graph.flattened(ready) if ready is flat else ready
         _equalize(ready, context)
@@ -52,7 +52,7 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
     placed = (plan if scheme.is_static else weights_alone)(walked, lambda call: keep(call.name))
     training = context.step.training
     adapt: Adapt = None if training is None else "moving" if options.ranges == "moving_average" else "learned"
-    made, found = quantized(ready, placed, walked, scheme, adapt)
+    made, found, kernels = quantized(ready, placed, walked, scheme, adapt)
     with as_float:
         graph.prove(model, made, PROOF, what="the model with places for ranges")
     samples = _Samples(made, data, options.samples, context.seed)
@@ -65,19 +65,24 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
     if training is not None:
         # there is little to recover: small steps suit the grid of the integers, in channels of any size
         fine_tune(made, data, training, context, on_step=preserved(made), small=1.0)
-    settle(made, placed, walked, found)
+    settle(placed, walked, found, kernels)
     return made
 
 
 def _keeper(model: keras.Model, patterns: Sequence[str], where: str) -> Any:
-    """Whether a layer of that name stays float. Raises InputError for a pattern that hits none."""
-    names = list(Graph.of(model).layers)
+    """Whether a layer of that name stays float. Raises InputError for a pattern that hits none.
+
+    What makes numbers out of an input of integers, such as pixels, has no integer operator.
+    """
+    walked = Graph.of(model)
+    names = list(walked.layers)
+    first = {c.name for c in walked.calls if c.kind in AFFINE and not is_real(c.inputs[0])}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             near = did_you_mean(pattern, names)
             message = f"{where}: keep_float {pattern!r} hits no layer{near}; there are {', '.join(sorted(names))}"
             raise InputError(message)
-    return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
+    return lambda name: name in first or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _equalize(model: keras.Model, context: Context) -> None:
@@ -132,26 +137,34 @@ def calibrate(model: keras.Model, samples: _Samples, options: Options) -> None:
 
     with as_float, watching(watch):
         for _ in samples.run():
-            pass
+            for seen in found.values():
+                seen.end_batch()
     for name, seen in found.items():
         layer = model.get_layer(name)
         layer.set_range(*seen.range(options.ranges, layer.bits, symmetric=layer.symmetric))
 
 
 class _Seen:
-    """What was seen of one tensor: the bounds of each batch, and values drawn from all."""
+    """What was seen of the tensors of one range: their bounds in each batch, and values drawn from all."""
 
     def __init__(self) -> None:
+        self.bounds: list[tuple[float, float]] = []  # of the tensors in this batch
         self.lows: list[float] = []
         self.highs: list[float] = []
         self.values: list[Array] = []
 
     def add(self, values: Array, share: int, generator: np.random.Generator) -> None:
-        """Take in one batch, at most `share` values of it."""
-        self.lows.append(float(values.min()))
-        self.highs.append(float(values.max()))
+        """Take in one tensor of a batch, at most `share` values of it."""
+        self.bounds.append((float(values.min()), float(values.max())))
         flat = values.ravel()
         self.values.append(flat if flat.size <= share else flat[generator.integers(0, flat.size, share)])
+
+    def end_batch(self) -> None:
+        """All tensors of a batch have been seen."""
+        lows, highs = zip(*self.bounds, strict=True)
+        self.lows.append(min(lows))
+        self.highs.append(max(highs))
+        self.bounds.clear()
 
     def range(self, estimator: ranges.Estimator, bits: int, *, symmetric: bool) -> ranges.Range:
         """The range by an estimator."""
@@ -237,14 +250,12 @@ def correct_biases(model: keras.Model, samples: _Samples) -> None:
         layer.bias.assign(layer.bias.numpy() + np.average(shifts, axis=0, weights=sizes).astype(np.float32))
 
 
-def settle(model: keras.Model, placed: Plan, walked: Graph, found: dict[int, FakeQuantize]) -> None:
+def settle(placed: Plan, walked: Graph, found: dict[int, FakeQuantize], kernels: dict[str, Any]) -> None:
     """Bring ranges, kernels and biases to exactly the values that the integer file will hold."""
-    for layer in found.values():
-        layer.settle()
-    for layer in _kernels(model):
-        layer.variable.assign(layer.on_grid(training=False))
-    kernels = {layer.name.removesuffix("_float"): layer for layer in _kernels(model)}
+    for range_ in found.values():
+        range_.settle()
     for name, layer in kernels.items():
+        layer.variable.assign(layer.on_grid(training=False))
         groups = [placed.group.get(call.inputs[0]) for call in walked.calls_of(name)]
         scales = {found[group].scale for group in groups if group is not None}
         if layer.bias is not None and len(scales) == 1:

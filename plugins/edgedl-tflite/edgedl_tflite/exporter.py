@@ -160,7 +160,7 @@ def _make(job: _Job) -> tuple[Any, list[str]]:
         model, function, scheme, io=types, samples=job.samples, outside=outside, carried=job.carried
     )
     if scheme is Scheme.WEIGHT_ONLY_WI4_AFP32:
-        raw = int4.quantize(raw)
+        raw = int4.quantize(raw, carried=job.carried)
     graph = flatbuffer.read(raw)
     if wide:
         widening.widen(graph)

@@ -6,16 +6,49 @@ litert-quantizer's own scale is the same.
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
+
+from edgedl.compression.rounding import KERNEL_TOP_4, is_on_grid, kernel_scales
 from edgedl.errors import PluginError
+from edgedl_tflite import flatbuffer
+
+KERNELS = ("CONV_2D", "FULLY_CONNECTED")  # whose weights, the second operand, have their output channels first
 
 
-def quantize(file: bytes) -> bytes:
-    """The float .tflite `file` with int4 weights, one scale a channel. Raises PluginError without litert-quantizer."""
+def quantize(file: bytes, *, carried: bool) -> bytes:
+    """The float .tflite `file` with int4 weights, one scale a channel. Raises PluginError without litert-quantizer.
+
+    With `carried` those alone that are int4 codes already: the model says what stays float.
+    """
     try:
-        from litert_quantizer import quantizer, recipe
+        from litert_quantizer import qtyping, quantizer, recipe_manager
     except ImportError as e:
         message = "weight_only_wi4_afp32 needs litert-quantizer. Try: pip install 'edgedl-tflite[export]'"
         raise PluginError(message) from e
+    scopes = _chosen(file) if carried else [".*"]
+    if not scopes:
+        return file
+    recipe = recipe_manager.RecipeManager()
+    for scope in scopes:
+        recipe.add_weight_only_config(scope, qtyping.TFLOperationName.ALL_SUPPORTED, num_bits=4)
     made = quantizer.Quantizer(file)
-    made.load_quantization_recipe(recipe.weight_only_wi4_afp32())
+    made.load_quantization_recipe(recipe.get_quantization_recipe())
     return bytes(made.quantize().quantized_model)
+
+
+def _chosen(file: bytes) -> list[str]:
+    """The operators whose weights are int4 codes already, as the regular expressions that litert-quantizer takes."""
+    model, found = flatbuffer.read(file), []
+    for graph, op in flatbuffer.operators(model):
+        if flatbuffer.op_name(model, op) not in KERNELS:
+            continue
+        tensor = graph.tensors[op.inputs[1]]
+        data = flatbuffer.constant(model, tensor)
+        if data is None or flatbuffer.dtype_name(tensor.type) != "float32":
+            continue
+        weights = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape[0], -1)
+        if is_on_grid(weights, kernel_scales(weights, (1,), KERNEL_TOP_4)):
+            found.append(f"^{re.escape(flatbuffer.text(graph.tensors[op.outputs[0]].name))};$")
+    return found
