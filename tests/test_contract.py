@@ -173,6 +173,33 @@ def test_a_pin_of_another_formats_runtime_is_none_of_this_file() -> None:
     assert (check.verdict, check.why) == (Verdict.INFO, "no runtime of tflite files is named")
 
 
+@pytest.mark.parametrize(
+    ("pins", "verdict", "limit"),
+    [
+        ({"onnxruntime": "1.20.1"}, Verdict.UNCHECKED, 0),
+        ({"litert": "2.1.0"}, Verdict.INFO, None),  # given for another artifact
+        ({}, Verdict.INFO, None),
+    ],
+)
+def test_a_file_whose_operators_cannot_be_read_never_passes(
+    pins: dict[str, str | None], verdict: Verdict, limit: int | None
+) -> None:
+    unread = replace(versioned(), format="onnx")
+    check = op_versions.check_versions(unread, pins, minimums={"onnxruntime": "1.27.0"}, target="phone")
+    assert (check.verdict, check.measured, check.limit) == (verdict, None, limit)
+    assert check.why == (
+        "the operators of this file cannot be read; check the .onnx it was made from, with onnx installed: pip install onnx"
+    )
+
+
+def test_a_profiles_minimum_gives_way_to_the_users_pin() -> None:
+    late = versioned(("ADD", 5))
+    check = op_versions.check_versions(late, {}, minimums={"litert": "2.1.0"}, target="phone")
+    assert (check.verdict, check.why) == (Verdict.PASS, "litert 2.1.0 has all 1 operators")
+    check = op_versions.check_versions(late, {"litert": "2.0.3"}, minimums={"litert": "2.1.0"}, target="phone")
+    assert check.why.startswith("litert 2.0.3")
+
+
 def test_without_a_pin_the_first_release_that_has_all_is_told() -> None:
     check = op_versions.check_versions(versioned(("CONV_2D", 1)), {"tflite-runtime": None}, target=None)
     assert check.verdict is Verdict.INFO

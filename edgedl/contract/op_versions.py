@@ -46,16 +46,25 @@ class Finding:
         return f"{place}{version}{tensor}: {has}; {_fix(self, runtime)}"
 
 
-def check_versions(info: ArtifactInfo, pins: Mapping[str, str | None], *, target: str | None) -> Check:
+def check_versions(
+    info: ArtifactInfo,
+    pins: Mapping[str, str | None],
+    *,
+    target: str | None,
+    minimums: Mapping[str, str | None] | None = None,
+) -> Check:
     """The check `op_versions`: how many operators the pinned releases lack.
 
-    Where none is pinned it fails if every runtime lacks some in its newest release. A runtime without a table is told
-    of and does not count.
+    `pins` are the user's, in place of a profile's `minimums`. Where none is pinned it fails if every runtime lacks some
+    in its newest release. A runtime without a table is told of and does not count. A file whose operators cannot be
+    read is not judged: unchecked under a pin of the user's.
     """
+    if not info.ops:
+        return _unread(info, pins, target)
     said, count, judged = [], 0, False
     newest: list[int] = []
-    for runtime, pin in pins.items():
-        if OTHER_FORMAT.get(runtime, "tflite") != info.format and runtime in _tables():
+    for runtime, pin in {**(minimums or {}), **pins}.items():
+        if not _runs(runtime, info.format):
             continue  # pins may be given for several artifacts at once
         if runtime not in _tables():
             said.append(f"{runtime}: no table of its releases")
@@ -85,6 +94,27 @@ def check_versions(info: ArtifactInfo, pins: Mapping[str, str | None], *, target
         verdict=verdict,
         why="; ".join(said) or f"no runtime of {info.format} files is named",
     )
+
+
+def _unread(info: ArtifactInfo, pins: Mapping[str, str | None], target: str | None) -> Check:
+    is_asked = any(pin is not None and _runs(runtime, info.format) for runtime, pin in pins.items())
+    advice = (
+        "; check the .onnx it was made from, with onnx installed: pip install onnx" if info.format == "onnx" else ""
+    )
+    return Check(
+        name="op_versions",
+        target=target,
+        limit=0 if is_asked else None,
+        unit="count",
+        method=Method.STATIC,
+        verdict=Verdict.UNCHECKED if is_asked else Verdict.INFO,
+        why=f"the operators of this file cannot be read{advice}",
+    )
+
+
+def _runs(runtime: str, format_: str) -> bool:
+    """Whether a runtime takes files of a format, as far as the table knows it."""
+    return runtime not in _tables() or OTHER_FORMAT.get(runtime, "tflite") == format_
 
 
 def parse_pins(texts: Sequence[str]) -> dict[str, str]:
