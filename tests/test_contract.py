@@ -188,7 +188,8 @@ def test_a_file_whose_operators_cannot_be_read_never_passes(
     check = op_versions.check_versions(unread, pins, minimums={"onnxruntime": "1.27.0"}, target="phone")
     assert (check.verdict, check.measured, check.limit) == (verdict, None, limit)
     assert check.why == (
-        "the operators of this file cannot be read; check the .onnx it was made from, with onnx installed: pip install onnx"
+        "the operators of this file cannot be read; check the .onnx it was made from, "
+        "with onnx installed: pip install onnx"
     )
 
 
@@ -229,6 +230,23 @@ def test_onnx_operators_are_checked_by_opset_and_custom_domains_by_name() -> Non
     (finding,) = op_versions.lacking(versioned(("Relu", 21)).ops, "onnxruntime", oldest)
     assert "export with --opset" in finding.as_text("onnxruntime")
     assert len(op_versions.lacking(versioned(("my.Op", 1)).ops, "onnxruntime", newest)) == 1
+
+
+def test_an_onnx_file_newer_than_a_release_is_told_beside_its_operators() -> None:
+    def check(pin: str | None, ir_version: int, opset: int = 17) -> Check:
+        about = replace(versioned(("Relu", opset)), format="onnx", metadata={"ir_version": ir_version})
+        return op_versions.check_versions(about, {"onnxruntime": pin}, target=None)
+
+    old = check("1.17.3", 10)
+    assert (old.verdict, old.measured) == (Verdict.FAIL, 1)
+    assert old.why == ("onnxruntime 1.17.3 lacks IR version 10: at most 9 there; fix: ship onnxruntime 1.18.1 or later")
+    assert check("1.17.3", 10, opset=21).measured == 2
+    assert check("1.18.1", 10).verdict is Verdict.PASS
+    assert check(None, 10).why == "onnxruntime has all operators from 1.18.1 on; no version is pinned"
+    future = check(None, 99)
+    assert future.verdict is Verdict.FAIL
+    assert "the newest known, lacks IR version 99: at most" in future.why
+    assert future.why.endswith("no release known takes it: export it anew")
 
 
 def test_floors_are_the_oldest_releases_that_have_every_operator() -> None:
