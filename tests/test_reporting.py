@@ -99,6 +99,26 @@ def test_tables_put_the_worst_first_and_say_why():
     assert not any("inside" in line for line in lines)
 
 
+def test_targets_that_share_a_figure_keep_their_own_reasons():
+    same = {"why": "export with --io int8"}
+    checks = [
+        a_check("io", 1.0, Verdict.FAIL, target="board", **same),
+        a_check("io", 1.0, Verdict.FAIL, target="phone", why="export with --io float"),
+        a_check("io", 1.0, Verdict.FAIL, target="chip", **same),
+        a_check("runs", 1.0, Verdict.FAIL, target="board", **same),
+        a_check("runs", 1.0, Verdict.FAIL, target="chip", **same),
+        a_check("odd", 1.0, Verdict.FAIL, target="board"),
+        a_check("odd", 1.0, Verdict.FAIL, target="chip", **same),
+    ]
+    io_, runs, odd = text.merged(checks)
+    assert (io_.target, runs.target) == ("board, phone, chip", "board, chip")
+    assert io_.why == "board, chip: export with --io int8; phone: export with --io float"
+    assert runs.why == "export with --io int8"
+    assert odd.why == "chip: export with --io int8"
+    printed = " ".join(_printed(_report(checks)).split())
+    assert f"io on board, phone, chip: {io_.why}" in printed
+
+
 def test_tables_do_not_read_names_as_markup():
     printed = _printed(_report(artifact="[bold]x[/bold].tflite", checks=[a_check("[red]odd", 1.0)], details={}))
     assert "[bold]x[/bold].tflite" in printed

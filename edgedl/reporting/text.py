@@ -112,13 +112,25 @@ def worst_first(checks: Sequence[Check]) -> list[Check]:
 
 
 def merged(checks: Sequence[Check]) -> list[Check]:
-    """One check where several targets have the same figure and verdict: `target` then names them all."""
+    """One check where several targets have the same figure and verdict: `target` names them all, `why` each reason."""
     rows: dict[Check, list[Check]] = {}
     for check in checks:
         rows.setdefault(replace(check, target=None, why=""), []).append(check)
-    return [
-        replace(same[0], target=", ".join(filter(None, (c.target for c in same))) or None) for same in rows.values()
-    ]
+    return [replace(same[0], target=_targets(same) or None, why=_reasons(same)) for same in rows.values()]
+
+
+def _targets(checks: Sequence[Check]) -> str:
+    return ", ".join(filter(None, (check.target for check in checks)))
+
+
+def _reasons(checks: Sequence[Check]) -> str:
+    """Their `why`; where it differs, each with the targets that it is of."""
+    reasons: dict[str, list[Check]] = {}
+    for check in checks:
+        reasons.setdefault(check.why, []).append(check)
+    if len(reasons) == 1:
+        return checks[0].why
+    return "; ".join(f"{_targets(same)}: {why}" for why, same in reasons.items() if why)
 
 
 def tables(report: Report) -> list[Any]:
