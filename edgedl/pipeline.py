@@ -221,12 +221,15 @@ def validate(
     targets: Sequence[str] = (),
     runtime: str | None = None,
     runtime_versions: Sequence[str] = (),
-    threads: int = 1,
+    threads: int | None = None,
     seed: int = 0,
     trust: bool = False,
     custom_objects: str | None = None,
 ) -> Report:
-    """Compare an artifact with its reference, a model or another artifact, on data; judge by the user's limits."""
+    """Compare an artifact with its reference, a model or another artifact, on data; judge by the user's limits.
+
+    `threads` of one inference are 1 where it runs, and as published where its latency is predicted.
+    """
     return run_validation(
         Request(
             artifact=Path(artifact),

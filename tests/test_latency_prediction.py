@@ -215,6 +215,30 @@ def test_validate_tells_the_predicted_latency_of_a_target_that_is_not_here(cli, 
     assert found["low"] < found["measured"] < found["high"]
 
 
+@pytest.mark.parametrize(
+    ("options", "verdict", "said"),
+    [
+        ((), "pass", "90 % interval; litert before-5.0, int8, 2 thread(s)"),
+        (("--threads", 2), "pass", "90 % interval; litert before-5.0, int8, 2 thread(s)"),
+        (("--threads", 1), "unchecked", "no prediction: no published figures of litert with 1 thread(s)"),
+        (("--runtime", "tflm"), "unchecked", "no prediction: no published figures of tflm on cortex-a7"),
+    ],
+)
+def test_validate_predicts_for_the_runtime_and_threads_that_were_asked_for(cli, tmp_path, options, verdict, said):
+    small_model(tmp_path / "m.tflite", side=112)
+    np.savez(tmp_path / "d.npz", x=images(4, side=112))
+    board = tmp_path / "board.toml"
+    board.write_text(
+        'name = "A board"\nsource = "https://example.org"\nformats = ["tflite"]\n[runtime.litert]\n'
+        '[cpu]\ncore = "cortex-a7"\nclock_hz = 1_000_000_000\ncores = 2\n'
+    )
+    given = ("--reference", tmp_path / "m.tflite", "--data", tmp_path / "d.npz", "--target", board, *options)
+    answer = cli("validate", tmp_path / "m.tflite", *given, "--limit", "latency_ms=100000", "--json")
+    (found,) = [c for c in answer.json["checks"] if c["name"] == "latency_ms"]
+    assert found["verdict"] == verdict
+    assert found["why"].startswith(said)
+
+
 def judged(files, target, limits):
     info = artifacts.describe(files / "m.tflite")
     return predicted_checks.latency(info, targets.load(target), Gates(limits=limits))

@@ -40,7 +40,9 @@ def validate(request: Request) -> Report:
         notes += said
         ran = case.ran[cases.key(setting)]
         if target and not (ran.figures and ran.figures.times):
-            told += predicted.latency(case.info, target, request.gates)
+            told += predicted.latency(
+                case.info, target, request.gates, runtime=request.runtime, threads=request.threads
+            )
         if ran.refused or ran.lost:
             checks.append(_does_not_run(target, setting, ran))
         if ran.outputs:
