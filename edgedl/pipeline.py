@@ -286,6 +286,12 @@ def benchmark(
         models=Path(latency_models) if latency_models else MODELS,
     )
     if asked.is_alone or clock_hz:
+        if gate:
+            message = (
+                f"--gate {gate}: judges counted instructions, and nothing is run here; leave it out, or else "
+                "--predict, --core, --clock-hz and a --runtime that only figures tell about"
+            )
+            raise InputError(message)
         return {"predictions": to_json(latency.answer(asked))}
     if gate:
         tripwire.judge([], Path(gate))  # refused before anything runs
