@@ -40,6 +40,11 @@ class Timing:
     repeats: int
     host_load: float  # runnable processes before the first round (1-minute average)
 
+    @property
+    def batch(self) -> int:
+        """The samples of one inference; a free size counts as 1."""
+        return max((spec.shape[0] or 1 for spec in self.artifact.inputs if spec.shape), default=1)
+
     def as_json(self, target: str | None = None) -> dict[str, Any]:
         """The row that `edgedl benchmark --json` prints."""
         return {
@@ -50,6 +55,7 @@ class Timing:
             "resolver": self.setting.resolver,
             "target": target,
             "threads": self.setting.threads,
+            "batch": self.batch,
             "load_ms": self.load_ms,
             "first_inference_ms": self.first_inference_ms,
             "latency_ms": self.latency_ms,
@@ -175,14 +181,21 @@ def random_inputs(artifact: Artifact, seed: int) -> dict[str, Path]:
 
 
 def compare(first: Timing, second: Timing) -> dict[str, Any]:
-    """The ratio of two medians, second to first; "not comparable" where the rounds' drift exceeds the difference."""
+    """The ratio of two medians, second to first; "not comparable" where the rounds' drift exceeds the difference.
+
+    Inferences of unlike batches have no ratio.
+    """
     difference = abs(second.latency_ms - first.latency_ms)
     drift = max(first.high - first.low, second.high - second.low)
+    alike = first.batch == second.batch
+    why = "" if drift < difference else "the drift between rounds exceeds the difference"
+    if not alike:
+        why = f"batches of {first.batch} and {second.batch} samples"
     return {
         "artifact": str(second.artifact.path),
         "reference": str(first.artifact.path),
-        "latency_ratio": second.latency_ms / first.latency_ms,
+        "latency_ratio": second.latency_ms / first.latency_ms if alike else None,
         "size_ratio": second.artifact.size_bytes / first.artifact.size_bytes,
-        "comparable": drift < difference,
-        "why": "" if drift < difference else "the drift between rounds exceeds the difference",
+        "comparable": not why,
+        "why": why,
     }

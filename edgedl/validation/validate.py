@@ -211,7 +211,7 @@ def _facts(case: Case, timings: Sequence[Timing]) -> dict[str, Any]:
         "latency": [
             {"name": t.artifact.path.name, "runtime": t.setting.runtime.name, "median_ms": t.latency_ms,
              "p90_ms": t.latency_p90_ms, "low": t.low, "high": t.high, "method": "measured-host",
-             "threads": t.setting.threads, "role": role}
+             "threads": t.setting.threads, "batch": t.batch, "role": role}
             for t, role in entries
         ],
         "data_sha256": case.dataset.sha256,
