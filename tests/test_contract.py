@@ -160,12 +160,20 @@ def test_a_release_between_those_of_the_table_counts_as_the_older_one() -> None:
     assert op_versions.at("tflite-runtime", "2.14.0") == "2.14.0"
     assert op_versions.at("tflite-runtime", "9.9") == "2.14.0"
     assert op_versions.at("tflite-runtime", "1.0") is None
+    assert (op_versions.at("litert", "2.1"), op_versions.at("litert", "2.1.0.1")) == ("2.1.0", "2.1.0")
     assert str(op_versions.at("tflm", "0.dev20240701")).startswith("0.dev202406")
     check = op_versions.check_versions(versioned(("CONV_2D", 1)), {"tflite-runtime": "2.9.5"}, target=None)
     assert (check.verdict, check.why) == (
         Verdict.PASS,
         "tflite-runtime 2.9.1 (the nearest known below 2.9.5) has all 1 operators",
     )
+
+
+@pytest.mark.parametrize("given", ["pins", "minimums"])
+def test_a_pin_in_two_parts_is_the_first_release_of_that_name(given: str) -> None:
+    told: dict[str, dict[str, str | None]] = {"pins": {}} | {given: {"litert": "2.1"}}
+    check = op_versions.check_versions(versioned(("ADD", 5), ("CAST", 8)), target=None, **told)
+    assert (check.verdict, check.why) == (Verdict.PASS, "litert 2.1.0 has all 2 operators")
 
 
 def test_a_pin_of_another_formats_runtime_is_none_of_this_file() -> None:

@@ -204,7 +204,7 @@ def _ir_since(version: int, runtime: str) -> str | None:
 
 def _told(found: list[str], release: Release, ops: Sequence[OpInfo]) -> str:
     name = f"{release.runtime} {release.release}"
-    if release.release != release.pinned:
+    if _key(release.release) != _key(release.pinned):
         name += f" (the nearest known below {release.pinned})"
     if not found and not _tells(release.runtime, release.release):
         return f"{name} takes the opset; it does not list its operators"
@@ -286,5 +286,6 @@ def _tables() -> dict[str, Any]:
 
 @cache
 def _key(release: str) -> tuple[int, ...]:
-    """Numbers in their order; a date may be given in part, as dev20240624 for dev20240624135632."""
-    return tuple(int(n.ljust(14, "0") if len(n) >= 4 else n) for n in re.findall(r"\d+", release))
+    """Numbers in their order, 2.1 as 2.1.0; a date may be given in part, as dev20240624 for dev20240624135632."""
+    numbers = [int(n.ljust(14, "0") if len(n) >= 4 else n) for n in re.findall(r"\d+", release)]
+    return (*numbers, *[0] * (3 - len(numbers)))
