@@ -1,6 +1,7 @@
 """Latency prediction: the command line, files, and what a validation makes of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -259,6 +260,14 @@ def test_a_refused_prediction_is_unchecked_under_a_limit_and_says_why(files):
     (found,) = judged(files, "esp32-s3-devkitc-1", {"latency_ms": 100})
     assert (found.verdict, found.measured) == (Verdict.UNCHECKED, None)
     assert found.why.startswith("no prediction: no published figures of tflm on xtensa-lx7")
+
+
+def test_a_file_whose_operators_state_no_type_is_refused(files):
+    info = artifacts.describe(files / "m.tflite")
+    untold = replace(info, ops=tuple(replace(op, dtype="") for op in info.ops))
+    (found,) = predicted_checks.latency(untold, targets.load("nucleo-l4r5zi"), Gates(limits={"latency_ms": 1000}))
+    assert found.verdict is Verdict.UNCHECKED
+    assert "or too few, of tflm in no stated type; there are some for precision int8" in found.why
 
 
 def test_this_machine_is_measured_and_never_predicted(files):
