@@ -92,6 +92,10 @@ def test_features_count_what_an_operator_does():
     assert (deep["conv_macs"], deep["shallow_macs"]) == (3456, 0)
     view = dataclasses.replace(conv, op="RESHAPE", weights=(), macs=0)
     assert not features.features([view], memory).any()
+    for name in ("ARG_MAX", "ARG_MIN"):
+        most = Operator(op=name, dtype="int64", inputs=(1, 10), weights=(), outputs=(1,), stride=(), macs=0)
+        found = dict(zip(features.NAMES, features.features([most], memory), strict=True))
+        assert {k: v for k, v in found.items() if v} == {"reduce": 10, "operators": 1}
 
 
 # ---- the fit, where the truth is known ----------------------------------------------------------------------------

@@ -91,6 +91,12 @@ def test_an_operator_that_vanishes_beside_the_rest_is_counted_as_a_copy_and_name
     assert "no published figures tell what FOO costs" in row["refused"]
 
 
+@pytest.mark.parametrize("op", ["WHILE", "IF", "CALL_ONCE"])
+def test_an_operator_that_runs_other_graphs_is_refused_however_small(cli, table, op):
+    (row,) = predicted(cli, table(CONV, f"net,{op},int32,1,,1,,0"), *M7, "--runtime", "x-cube-ai")
+    assert f"no published figures tell what {op} costs" in row["refused"]
+
+
 def test_a_profile_says_core_clock_and_runtime(cli, table):
     (row,) = predicted(cli, table(CONV), "--target", "nucleo-l4r5zi")
     assert (row["target"], row["core"], row["clock_hz"]) == ("nucleo-l4r5zi", "cortex-m4", 120e6)
