@@ -30,3 +30,25 @@ def test_inferences_of_unlike_batches_have_no_ratio(cli: Any, tmp_path: Path, sc
     assert unlike["why"] == "batches of 1 and 8 samples"
     assert f"{eight} and {one}: not comparable, batches of 1 and 8 samples" in answer.json["notes"]
     assert alike["latency_ratio"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT", "INT64", "BOOL"])
+def test_numbers_of_any_kind_are_drawn(cli: Any, tmp_path: Path, dtype: str) -> None:
+    answer = cli("benchmark", same(tmp_path / "m.onnx", (1, 4), dtype), "--repeats", 5)
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "said"),
+    [
+        ((1, 4), "STRING", "has type string; random samples are bool, int, uint or float"),
+        ((1, 4), "BFLOAT16", "has type bfloat16; random samples are bool, int, uint or float"),
+        ((), "FLOAT", "has no axes; to be timed here it needs a first one, the batch"),
+    ],
+)
+def test_inputs_that_nothing_can_be_drawn_for_are_refused(
+    cli: Any, tmp_path: Path, shape: tuple[int, ...], dtype: str, said: str
+) -> None:
+    path = same(tmp_path / "m.onnx", shape, dtype)
+    answer = cli("benchmark", path)
+    assert (answer.code, answer.out, answer.err) == (2, "", f"Error: {path}: input 'x' {said}\n")

@@ -14,7 +14,8 @@ import numpy as np
 
 from edgedl import artifacts, devices, targets, worker
 from edgedl.agent import saturates
-from edgedl.types import Artifact, Target, to_json
+from edgedl.errors import InputError
+from edgedl.types import Artifact, Target, TensorSpec, to_json
 from edgedl.validation import device_benchmark
 from edgedl.validation.evaluate import Setting, request
 from edgedl.worker import Child
@@ -162,11 +163,11 @@ def _unmeasured(target: Target) -> str:
 
 
 def random_inputs(artifact: Artifact, seed: int) -> dict[str, Path]:
-    """One seeded sample an input: any number that its type can hold, real ones in [0, 1)."""
+    """One seeded sample an input: any number that its type can hold, real ones in [0, 1). Raises InputError."""
     rng, folder, found = np.random.default_rng(seed), worker.pool().scratch("random"), {}
     for i, spec in enumerate(artifact.inputs):
+        dtype = _drawable(spec, artifact.path)
         shape = [1, *(size or 1 for size in spec.shape[1:])]
-        dtype = np.dtype(spec.dtype)
         if dtype.kind in "iu" and not spec.scale:
             values: Any = rng.integers(0, 2, shape)  # an index or a mask: small enough for any table
         elif dtype.kind in "iu":
@@ -178,6 +179,21 @@ def random_inputs(artifact: Artifact, seed: int) -> dict[str, Path]:
         found[spec.name] = folder / f"{i}.npy"
         np.save(found[spec.name], values.astype(dtype if artifact.lineage.embedded else np.float32))
     return found
+
+
+def _drawable(spec: TensorSpec, path: Path) -> np.dtype[Any]:
+    """The type of an input that random samples can be drawn for. Raises InputError."""
+    if not spec.shape:
+        message = f"{path}: input {spec.name!r} has no axes; to be timed here it needs a first one, the batch"
+        raise InputError(message)
+    try:
+        dtype = np.dtype(spec.dtype)
+    except TypeError:  # a type that numpy lacks
+        dtype = np.dtype(object)
+    if dtype.kind not in "biuf":
+        message = f"{path}: input {spec.name!r} has type {spec.dtype}; random samples are bool, int, uint or float"
+        raise InputError(message)
+    return dtype
 
 
 def compare(first: Timing, second: Timing) -> dict[str, Any]:
