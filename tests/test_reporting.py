@@ -19,6 +19,7 @@ from edgedl import reporting
 from edgedl.errors import InputError
 from edgedl.reporting import junit, page, text
 from edgedl.types import Report, Verdict
+from edgedl.validation import gates
 
 DETAILS = {"accuracy": {"samples": 5000}, "notes": ["calibrated on other samples"]}
 
@@ -58,6 +59,14 @@ def test_interval_stays_on_the_scale_of_its_value():
     assert text.interval(0.0026, -0.001, 0.0062, "fraction_difference") == "0.26 pp [-0.10, 0.62]"
     assert text.interval(1_010_000, 990_000, 1_030_000, "bytes") == "1.01 MB [0.99, 1.03]"
     assert text.interval(0.5, None, None, "fraction") == "50.00 %"
+
+
+def test_an_upper_limit_has_its_sign():
+    for name in (*gates.UNITS, "op_versions", "unsupported_ops", "nonfinite", "golden"):
+        assert text.limit(a_check(name, limit=2, unit="count")) == "≤ 2"
+        assert text.limit(a_check(f"out.{name}", limit=2, unit="count")) == "≤ 2"
+    assert text.limit(a_check("my_score", limit=2, unit="count")) == "2"
+    assert text.limit(a_check("max_abs")) == "–"  # noqa: RUF001
 
 
 def test_ratio_needs_a_reference():

@@ -92,12 +92,23 @@ def limit(check: Check) -> str:
     """The limit of a check with its direction where the name tells it: ≤ 1.00 pp."""
     if check.limit is None:
         return ABSENT
-    is_cost = check.name.endswith(("_drop", "_bytes", "_ms")) or check.name in COSTS
+    own = check.name.rpartition(".")[2]  # of several outputs each writes `output.name`
+    is_cost = own.endswith(("_drop", "_bytes", "_ms")) or own in COSTS
     return ("≤ " if is_cost else "") + number(check.limit, unit_of(check))
 
 
 ACRONYMS = {"auc": "AUC", "mae": "MAE", "rmse": "RMSE", "mse": "MSE", "miou": "mIoU"}
-COSTS = {"flips", "instructions", "cpu_fallback_ops", "op_versions"}  # checks whose limit is the most that is allowed
+COSTS = {  # checks whose limit is the most that is allowed
+    "flips",
+    "instructions",
+    "max_abs",
+    "max_lsb",
+    "nonfinite",
+    "golden",
+    "cpu_fallback_ops",
+    "op_versions",
+    "unsupported_ops",
+}
 
 
 def is_judged(report: Report) -> bool:
