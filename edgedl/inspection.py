@@ -40,15 +40,18 @@ def inspect(
 
 
 def difference(found: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """What changes from the file inspected first to the second: `facts` as [before, after], `ops` as counts by name."""
+    """What changes from the file inspected first to the second: `facts` as [before, after], `ops` as counts by name.
+
+    A model, or a file whose operators cannot be read, has no counts to compare.
+    """
     facts = {
         key: [found.get(key), other.get(key)]
         for key in COMPARED
         if (key in found or key in other) and found.get(key) != other.get(key)
     }
     before, after = (Counter(op["name"] for op in f.get("ops", ())) for f in (found, other))
-    ops = {name: [before[name], after[name]] for name in sorted(before | after) if before[name] != after[name]}
-    return {"path": other["path"], "facts": facts, "ops": ops}
+    changed = [name for name in sorted(before | after) if before and after and before[name] != after[name]]
+    return {"path": other["path"], "facts": facts, "ops": {name: [before[name], after[name]] for name in changed}}
 
 
 def _size_bytes(path: Path) -> int:

@@ -221,12 +221,15 @@ def validate(
     targets: Sequence[str] = (),
     runtime: str | None = None,
     runtime_versions: Sequence[str] = (),
-    threads: int = 1,
+    threads: int | None = None,
     seed: int = 0,
     trust: bool = False,
     custom_objects: str | None = None,
 ) -> Report:
-    """Compare an artifact with its reference, a model or another artifact, on data; judge by the user's limits."""
+    """Compare an artifact with its reference, a model or another artifact, on data; judge by the user's limits.
+
+    `threads` of one inference are 1 where it runs, and as published where its latency is predicted.
+    """
     return run_validation(
         Request(
             artifact=Path(artifact),
@@ -283,6 +286,12 @@ def benchmark(
         models=Path(latency_models) if latency_models else MODELS,
     )
     if asked.is_alone or clock_hz:
+        if gate:
+            message = (
+                f"--gate {gate}: judges counted instructions, and nothing is run here; leave it out, or else "
+                "--predict, --core, --clock-hz and a --runtime that only figures tell about"
+            )
+            raise InputError(message)
         return {"predictions": to_json(latency.answer(asked))}
     if gate:
         tripwire.judge([], Path(gate))  # refused before anything runs

@@ -160,6 +160,7 @@ def test_a_release_between_those_of_the_table_counts_as_the_older_one() -> None:
     assert op_versions.at("tflite-runtime", "2.14.0") == "2.14.0"
     assert op_versions.at("tflite-runtime", "9.9") == "2.14.0"
     assert op_versions.at("tflite-runtime", "1.0") is None
+    assert (op_versions.at("litert", "2.1"), op_versions.at("litert", "2.1.0.1")) == ("2.1.0", "2.1.0")
     assert str(op_versions.at("tflm", "0.dev20240701")).startswith("0.dev202406")
     check = op_versions.check_versions(versioned(("CONV_2D", 1)), {"tflite-runtime": "2.9.5"}, target=None)
     assert (check.verdict, check.why) == (
@@ -168,9 +169,44 @@ def test_a_release_between_those_of_the_table_counts_as_the_older_one() -> None:
     )
 
 
+@pytest.mark.parametrize("given", ["pins", "minimums"])
+def test_a_pin_in_two_parts_is_the_first_release_of_that_name(given: str) -> None:
+    told: dict[str, dict[str, str | None]] = {"pins": {}} | {given: {"litert": "2.1"}}
+    check = op_versions.check_versions(versioned(("ADD", 5), ("CAST", 8)), target=None, **told)
+    assert (check.verdict, check.why) == (Verdict.PASS, "litert 2.1.0 has all 2 operators")
+
+
 def test_a_pin_of_another_formats_runtime_is_none_of_this_file() -> None:
     check = op_versions.check_versions(versioned(("CONV_2D", 1)), {"onnxruntime": "1.20.1"}, target=None)
     assert (check.verdict, check.why) == (Verdict.INFO, "no runtime of tflite files is named")
+
+
+@pytest.mark.parametrize(
+    ("pins", "verdict", "limit"),
+    [
+        ({"onnxruntime": "1.20.1"}, Verdict.UNCHECKED, 0),
+        ({"litert": "2.1.0"}, Verdict.INFO, None),  # given for another artifact
+        ({}, Verdict.INFO, None),
+    ],
+)
+def test_a_file_whose_operators_cannot_be_read_never_passes(
+    pins: dict[str, str | None], verdict: Verdict, limit: int | None
+) -> None:
+    unread = replace(versioned(), format="onnx")
+    check = op_versions.check_versions(unread, pins, minimums={"onnxruntime": "1.27.0"}, target="phone")
+    assert (check.verdict, check.measured, check.limit) == (verdict, None, limit)
+    assert check.why == (
+        "the operators of this file cannot be read; check the .onnx it was made from, "
+        "with onnx installed: pip install onnx"
+    )
+
+
+def test_a_profiles_minimum_gives_way_to_the_users_pin() -> None:
+    late = versioned(("ADD", 5))
+    check = op_versions.check_versions(late, {}, minimums={"litert": "2.1.0"}, target="phone")
+    assert (check.verdict, check.why) == (Verdict.PASS, "litert 2.1.0 has all 1 operators")
+    check = op_versions.check_versions(late, {"litert": "2.0.3"}, minimums={"litert": "2.1.0"}, target="phone")
+    assert check.why.startswith("litert 2.0.3")
 
 
 def test_without_a_pin_the_first_release_that_has_all_is_told() -> None:
@@ -202,6 +238,23 @@ def test_onnx_operators_are_checked_by_opset_and_custom_domains_by_name() -> Non
     (finding,) = op_versions.lacking(versioned(("Relu", 21)).ops, "onnxruntime", oldest)
     assert "export with --opset" in finding.as_text("onnxruntime")
     assert len(op_versions.lacking(versioned(("my.Op", 1)).ops, "onnxruntime", newest)) == 1
+
+
+def test_an_onnx_file_newer_than_a_release_is_told_beside_its_operators() -> None:
+    def check(pin: str | None, ir_version: int, opset: int = 17) -> Check:
+        about = replace(versioned(("Relu", opset)), format="onnx", metadata={"ir_version": ir_version})
+        return op_versions.check_versions(about, {"onnxruntime": pin}, target=None)
+
+    old = check("1.17.3", 10)
+    assert (old.verdict, old.measured) == (Verdict.FAIL, 1)
+    assert old.why == ("onnxruntime 1.17.3 lacks IR version 10: at most 9 there; fix: ship onnxruntime 1.18.1 or later")
+    assert check("1.17.3", 10, opset=21).measured == 2
+    assert check("1.18.1", 10).verdict is Verdict.PASS
+    assert check(None, 10).why == "onnxruntime has all operators from 1.18.1 on; no version is pinned"
+    future = check(None, 99)
+    assert future.verdict is Verdict.FAIL
+    assert "the newest known, lacks IR version 99: at most" in future.why
+    assert future.why.endswith("no release known takes it: export it anew")
 
 
 def test_floors_are_the_oldest_releases_that_have_every_operator() -> None:

@@ -54,8 +54,15 @@ def test_an_arena_that_is_known_in_part_judges_nothing_but_a_limit(validate):
     found = named(validate(ESP), "arena_bytes")
     assert (found["verdict"], found["high"]) == ("info", None)
     assert "scratch of xtensa-lx7 kernels is not known for CONV_2D" in found["why"]
-    answer = validate(ESP, "--limit", "arena_bytes=400000")
-    assert (answer.code, named(answer, "arena_bytes")["verdict"]) == (7, "inconclusive")
+    for limit in (400_000, 10_000_000):  # below the board's RAM and above it
+        answer = validate(ESP, "--limit", f"arena_bytes={limit}")
+        assert (answer.code, named(answer, "arena_bytes")["verdict"]) == (7, "inconclusive")
+
+
+def test_a_limit_of_nothing_on_the_arena_is_a_limit(validate):
+    answer = validate(BOARD, "--limit", "arena_bytes=0")
+    found = named(answer, "arena_bytes")
+    assert (answer.code, found["verdict"], found["limit"]) == (6, "fail", 0)
 
 
 def test_where_tflm_and_the_builtin_kernels_part_is_said(validate):

@@ -53,7 +53,12 @@ def test_multiply_accumulates_that_a_table_leaves_out_are_counted(table):
          ":2: in_shape must be sizes such as 1x96x96x3, got '1x32x?x16'"),
         ([CONV, CONV.replace("2359296", "-5")], COLUMNS, ":3: macs must be a whole number, got '-5'"),
         ([CONV.replace("2359296", "2.4e6")], COLUMNS, ":2: macs must be a whole number, got '2.4e6'"),
-        ([CONV.replace("net,", ",")], COLUMNS, ":2: a row needs model and op, got ''"),
+        ([CONV.replace("net,", ",")], COLUMNS, ":2: a row needs model, op and dtype; model is empty"),
+        ([CONV, CONV.replace("int8", "")], COLUMNS, ":3: a row needs model, op and dtype; dtype is empty"),
+        ([CONV.replace("1x32x32x16,16x3", ",16x3")], COLUMNS,
+         ":2: in_shape of CONV_2D must be sizes such as 1x96x96x3, got ''"),
+        ([CONV.replace("1x32x32x16,1x1", ",1x1")], COLUMNS,
+         ":2: out_shape of CONV_2D must be sizes such as 1x96x96x3, got ''"),
         (["net,CONV_2D"], COLUMNS, ":2: a row has 2 columns, the first line 8"),
         ([CONV + ",1,2"], COLUMNS, ":2: a row has 10 columns, the first line 8"),
         ([CONV.replace("16x3x3x16,", ",")], COLUMNS, ":2: weight_shape of CONV_2D must have 4 sizes, got ''"),
@@ -87,6 +92,10 @@ def test_features_count_what_an_operator_does():
     assert (deep["conv_macs"], deep["shallow_macs"]) == (3456, 0)
     view = dataclasses.replace(conv, op="RESHAPE", weights=(), macs=0)
     assert not features.features([view], memory).any()
+    for name in ("ARG_MAX", "ARG_MIN"):
+        most = Operator(op=name, dtype="int64", inputs=(1, 10), weights=(), outputs=(1,), stride=(), macs=0)
+        found = dict(zip(features.NAMES, features.features([most], memory), strict=True))
+        assert {k: v for k, v in found.items() if v} == {"reduce": 10, "operators": 1}
 
 
 # ---- the fit, where the truth is known ----------------------------------------------------------------------------

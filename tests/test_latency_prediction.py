@@ -1,6 +1,7 @@
 """Latency prediction: the command line, files, and what a validation makes of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -88,6 +89,12 @@ def test_an_operator_that_vanishes_beside_the_rest_is_counted_as_a_copy_and_name
     assert "counted as a copy: FOO" in row["basis"]
     (row,) = predicted(cli, table(CONV, "net,FOO,int8,1x10,4x10,1x4,,0"), *given)
     assert "no published figures tell what FOO costs" in row["refused"]
+
+
+@pytest.mark.parametrize("op", ["WHILE", "IF", "CALL_ONCE"])
+def test_an_operator_that_runs_other_graphs_is_refused_however_small(cli, table, op):
+    (row,) = predicted(cli, table(CONV, f"net,{op},int32,1,,1,,0"), *M7, "--runtime", "x-cube-ai")
+    assert f"no published figures tell what {op} costs" in row["refused"]
 
 
 def test_a_profile_says_core_clock_and_runtime(cli, table):
@@ -215,6 +222,30 @@ def test_validate_tells_the_predicted_latency_of_a_target_that_is_not_here(cli, 
     assert found["low"] < found["measured"] < found["high"]
 
 
+@pytest.mark.parametrize(
+    ("options", "verdict", "said"),
+    [
+        ((), "pass", "90 % interval; litert before-5.0, int8, 2 thread(s)"),
+        (("--threads", 2), "pass", "90 % interval; litert before-5.0, int8, 2 thread(s)"),
+        (("--threads", 1), "unchecked", "no prediction: no published figures of litert with 1 thread(s)"),
+        (("--runtime", "tflm"), "unchecked", "no prediction: no published figures of tflm on cortex-a7"),
+    ],
+)
+def test_validate_predicts_for_the_runtime_and_threads_that_were_asked_for(cli, tmp_path, options, verdict, said):
+    small_model(tmp_path / "m.tflite", side=112)
+    np.savez(tmp_path / "d.npz", x=images(4, side=112))
+    board = tmp_path / "board.toml"
+    board.write_text(
+        'name = "A board"\nsource = "https://example.org"\nformats = ["tflite"]\n[runtime.litert]\n'
+        '[cpu]\ncore = "cortex-a7"\nclock_hz = 1_000_000_000\ncores = 2\n'
+    )
+    given = ("--reference", tmp_path / "m.tflite", "--data", tmp_path / "d.npz", "--target", board, *options)
+    answer = cli("validate", tmp_path / "m.tflite", *given, "--limit", "latency_ms=100000", "--json")
+    (found,) = [c for c in answer.json["checks"] if c["name"] == "latency_ms"]
+    assert found["verdict"] == verdict
+    assert found["why"].startswith(said)
+
+
 def judged(files, target, limits):
     info = artifacts.describe(files / "m.tflite")
     return predicted_checks.latency(info, targets.load(target), Gates(limits=limits))
@@ -235,6 +266,14 @@ def test_a_refused_prediction_is_unchecked_under_a_limit_and_says_why(files):
     (found,) = judged(files, "esp32-s3-devkitc-1", {"latency_ms": 100})
     assert (found.verdict, found.measured) == (Verdict.UNCHECKED, None)
     assert found.why.startswith("no prediction: no published figures of tflm on xtensa-lx7")
+
+
+def test_a_file_whose_operators_state_no_type_is_refused(files):
+    info = artifacts.describe(files / "m.tflite")
+    untold = replace(info, ops=tuple(replace(op, dtype="") for op in info.ops))
+    (found,) = predicted_checks.latency(untold, targets.load("nucleo-l4r5zi"), Gates(limits={"latency_ms": 1000}))
+    assert found.verdict is Verdict.UNCHECKED
+    assert "or too few, of tflm in no stated type; there are some for precision int8" in found.why
 
 
 def test_this_machine_is_measured_and_never_predicted(files):

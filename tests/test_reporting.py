@@ -19,6 +19,7 @@ from edgedl import reporting
 from edgedl.errors import InputError
 from edgedl.reporting import junit, page, text
 from edgedl.types import Report, Verdict
+from edgedl.validation import gates
 
 DETAILS = {"accuracy": {"samples": 5000}, "notes": ["calibrated on other samples"]}
 
@@ -60,6 +61,14 @@ def test_interval_stays_on_the_scale_of_its_value():
     assert text.interval(0.5, None, None, "fraction") == "50.00 %"
 
 
+def test_an_upper_limit_has_its_sign():
+    for name in (*gates.UNITS, "op_versions", "unsupported_ops", "nonfinite", "golden"):
+        assert text.limit(a_check(name, limit=2, unit="count")) == "≤ 2"
+        assert text.limit(a_check(f"out.{name}", limit=2, unit="count")) == "≤ 2"
+    assert text.limit(a_check("my_score", limit=2, unit="count")) == "2"
+    assert text.limit(a_check("max_abs")) == "–"  # noqa: RUF001
+
+
 def test_ratio_needs_a_reference():
     assert text.ratio(98_464, 321_192) == "0.31x"
     assert text.ratio(39.3, 1) == "39.3x"
@@ -97,6 +106,26 @@ def test_tables_put_the_worst_first_and_say_why():
     assert "latency_ms on nucleo-h743zi2: no board" in lines
     assert "size_bytes: 98,464 > 64,000" in lines
     assert not any("inside" in line for line in lines)
+
+
+def test_targets_that_share_a_figure_keep_their_own_reasons():
+    same = {"why": "export with --io int8"}
+    checks = [
+        a_check("io", 1.0, Verdict.FAIL, target="board", **same),
+        a_check("io", 1.0, Verdict.FAIL, target="phone", why="export with --io float"),
+        a_check("io", 1.0, Verdict.FAIL, target="chip", **same),
+        a_check("runs", 1.0, Verdict.FAIL, target="board", **same),
+        a_check("runs", 1.0, Verdict.FAIL, target="chip", **same),
+        a_check("odd", 1.0, Verdict.FAIL, target="board"),
+        a_check("odd", 1.0, Verdict.FAIL, target="chip", **same),
+    ]
+    io_, runs, odd = text.merged(checks)
+    assert (io_.target, runs.target) == ("board, phone, chip", "board, chip")
+    assert io_.why == "board, chip: export with --io int8; phone: export with --io float"
+    assert runs.why == "export with --io int8"
+    assert odd.why == "chip: export with --io int8"
+    printed = " ".join(_printed(_report(checks)).split())
+    assert f"io on board, phone, chip: {io_.why}" in printed
 
 
 def test_tables_do_not_read_names_as_markup():

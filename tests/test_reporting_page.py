@@ -257,7 +257,7 @@ def test_page_calls_artifacts_by_file_name_unless_two_share_one():
 
 def test_page_gives_no_ratio_between_unlike_latencies():
     slow, fast = DETAILS["latency"]
-    for change in ({"method": "predicted"}, {"threads": 4}):
+    for change in ({"method": "predicted"}, {"threads": 4}, {"batch": 8}):
         html = page.render(_report(details={"latency": [slow, fast | change]}))
         assert "median 0.10 ms" in html
         assert "0.25x" not in html

@@ -94,6 +94,23 @@ def test_a_missing_baseline_is_refused_before_anything_runs(cli, tmp_path):
     assert answer.err == f"Error: --gate {tmp_path / 'no.json'}: cannot be read: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--predict", "layers.csv", "--target", "nucleo-l4r5zi"),
+        ("m.tflite", "--core", "cortex-m7", "--clock-hz", 4e8, "--runtime", "x-cube-ai"),
+        ("m.tflite", "--runtime", "x-cube-ai", "--target", "nucleo-l4r5zi"),
+    ],
+)
+def test_a_gate_where_nothing_is_run_is_refused(cli, options):
+    answer = cli("benchmark", *options, "--gate", "b.json")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "Error: --gate b.json: judges counted instructions, and nothing is run here; leave it out, or else "
+        "--predict, --core, --clock-hz and a --runtime that only figures tell about\n"
+    )
+
+
 def test_a_gate_without_an_emulated_core_exits_with_7(cli, model, tmp_path):
     assert cli("export", model, "-o", tmp_path / "m.tflite").code == 0
     (tmp_path / "b.json").write_text(json.dumps({"results": [ROW]}))

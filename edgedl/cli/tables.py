@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from edgedl.reporting import checks_from_json
-from edgedl.reporting.text import interval, measured, number
+from edgedl.reporting.text import ABSENT, interval, measured, number
 from edgedl.types import to_json
 
 DIFFERENCE = ("accuracy", "accuracy_reference", "accuracy_drop", "flips", "size_bytes", "compressed_bytes", "max_abs")
@@ -113,7 +113,7 @@ def benchmark(found: dict[str, Any]) -> list[Table]:
     threads = ", ".join(sorted({str(row["threads"]) for row in here}))
     times = _figures("runtime", "latency", "p90", "ratio", title=f"threads: {threads}")
     needs = _figures("load", "first inference", "peak memory", "size")
-    ratios = {c["artifact"]: c["latency_ratio"] for c in found["comparison"]}
+    ratios = {c["artifact"]: c["latency_ratio"] for c in found["comparison"]}  # None: unlike batches
     for row in here:
         low, high = row["spread_ms"]
         times.add_row(
@@ -121,7 +121,7 @@ def benchmark(found: dict[str, Any]) -> list[Table]:
             row["runtime"],
             interval(row["latency_ms"], low, high, "ms"),
             number(row["latency_p90_ms"], "ms"),
-            f"{ratios.get(row['artifact'], 1.0):.2f}x",
+            ABSENT if (ratio := ratios.get(row["artifact"], 1.0)) is None else f"{ratio:.2f}x",
         )
         needs.add_row(
             row["artifact"],

@@ -21,7 +21,7 @@ from edgedl.cli import options
               help="fail exits with 7.")  # fmt: skip
 @click.option("--limit", "limits", multiple=True, metavar="CHECK=VALUE", help="Upper limit, such as latency_ms=2.")
 @click.option("--runtime", metavar="R", help="Runtime, a plugin's name; default: the target's.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one inference.")
+@click.option("--threads", type=click.IntRange(1), show_default="1", help="Threads of one inference.")
 @click.option("--plan", is_flag=True, help="Say how many samples the gate needs, and run nothing.")
 @click.option("--report", "report_folder", metavar="DIR", help="Write report.json and report.html into DIR.")
 @options.targets

@@ -42,8 +42,8 @@ def static_checks(
         checks += [_io(target, info, runtimes), _sizes(target, info, runtimes)]
         if artifact.format == "tflite":
             checks += [_float_ops(target, info), _unsupported_ops(target, info, runtimes)]
-        pinned = {r.name: r.minimum for r in runtimes if r.resolver != "npu"} | dict(pins or {})
-        checks.append(check_versions(info, pinned, target=target.id))
+        minimums = {r.name: r.minimum for r in runtimes if r.resolver != "npu"}
+        checks.append(check_versions(info, pins or {}, minimums=minimums, target=target.id))
     return checks
 
 

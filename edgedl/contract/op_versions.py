@@ -46,30 +46,39 @@ class Finding:
         return f"{place}{version}{tensor}: {has}; {_fix(self, runtime)}"
 
 
-def check_versions(info: ArtifactInfo, pins: Mapping[str, str | None], *, target: str | None) -> Check:
-    """The check `op_versions`: how many operators the pinned releases lack.
+def check_versions(
+    info: ArtifactInfo,
+    pins: Mapping[str, str | None],
+    *,
+    target: str | None,
+    minimums: Mapping[str, str | None] | None = None,
+) -> Check:
+    """The check `op_versions`: how many operators the pinned releases lack, and an ONNX IR version too new for them.
 
-    Where none is pinned it fails if every runtime lacks some in its newest release. A runtime without a table is told
-    of and does not count.
+    `pins` are the user's, in place of a profile's `minimums`. Where none is pinned it fails if every runtime lacks some
+    in its newest release. A runtime without a table is told of and does not count. A file whose operators cannot be
+    read is not judged: unchecked under a pin of the user's.
     """
+    if not info.ops:
+        return _unread(info, pins, target)
     said, count, judged = [], 0, False
     newest: list[int] = []
-    for runtime, pin in pins.items():
-        if OTHER_FORMAT.get(runtime, "tflite") != info.format and runtime in _tables():
+    for runtime, pin in {**(minimums or {}), **pins}.items():
+        if not _runs(runtime, info.format):
             continue  # pins may be given for several artifacts at once
         if runtime not in _tables():
             said.append(f"{runtime}: no table of its releases")
             continue
         if pin is None:
-            said.append(_oldest(info.ops, runtime))
-            newest.append(len(lacking(info.ops, runtime, latest(runtime))))
+            said.append(_oldest(info, runtime))
+            newest.append(len(_lacks(info, runtime, latest(runtime))))
             continue
         release = at(runtime, pin)
         if release is None:
             said.append(f"{runtime} {pin} is older than what the table knows, {_tables()[runtime]['releases'][0]}")
             continue
         judged = True
-        found = lacking(info.ops, runtime, release)
+        found = _lacks(info, runtime, release)
         count += len(found)
         said.append(_told(found, Release(runtime=runtime, release=release, pinned=pin), info.ops))
     if not judged and newest and all(newest):
@@ -85,6 +94,27 @@ def check_versions(info: ArtifactInfo, pins: Mapping[str, str | None], *, target
         verdict=verdict,
         why="; ".join(said) or f"no runtime of {info.format} files is named",
     )
+
+
+def _unread(info: ArtifactInfo, pins: Mapping[str, str | None], target: str | None) -> Check:
+    is_asked = any(pin is not None and _runs(runtime, info.format) for runtime, pin in pins.items())
+    advice = (
+        "; check the .onnx it was made from, with onnx installed: pip install onnx" if info.format == "onnx" else ""
+    )
+    return Check(
+        name="op_versions",
+        target=target,
+        limit=0 if is_asked else None,
+        unit="count",
+        method=Method.STATIC,
+        verdict=Verdict.UNCHECKED if is_asked else Verdict.INFO,
+        why=f"the operators of this file cannot be read{advice}",
+    )
+
+
+def _runs(runtime: str, format_: str) -> bool:
+    """Whether a runtime takes files of a format, as far as the table knows it."""
+    return runtime not in _tables() or OTHER_FORMAT.get(runtime, "tflite") == format_
 
 
 def parse_pins(texts: Sequence[str]) -> dict[str, str]:
@@ -144,32 +174,52 @@ def _floor(info: ArtifactInfo, runtime: str) -> str | None:
     needed = [_since(op, runtime) for op in info.ops]
     if any("." in op.name for op in info.ops):
         needed.append(table["told_since"])  # an older release does not tell of operators outside of the opset
-    if "ir_version" in table and (version := info.metadata.get("ir_version")):
-        taken = (r for r in table["releases"] if (_value(table["ir_version"], r) or 0) >= version)
-        needed.append(next(taken, None))
+    if version := _ir_version(info, runtime):
+        needed.append(_ir_since(version, runtime))
     return None if None in needed else newest(needed)
 
 
-def _told(found: list[Finding], release: Release, ops: Sequence[OpInfo]) -> str:
+def _lacks(info: ArtifactInfo, runtime: str, release: str) -> list[str]:
+    """What a release does not take of a file, in words: its ONNX IR version, then operators."""
+    found = [finding.as_text(runtime) for finding in lacking(info.ops, runtime, release)]
+    version = _ir_version(info, runtime)
+    highest = (_value(_tables()[runtime]["ir_version"], release) or 0) if version else 0
+    if highest < version:
+        since = _ir_since(version, runtime)
+        fix = f"fix: ship {runtime} {since} or later" if since else "no release known takes it: export it anew"
+        found.insert(0, f"IR version {version}: at most {highest} there; {fix}")
+    return found
+
+
+def _ir_version(info: ArtifactInfo, runtime: str) -> int:
+    """The ONNX IR version of a file; 0 where it has none or the table tells nothing of them."""
+    return (info.metadata.get("ir_version") or 0) if "ir_version" in _tables()[runtime] else 0
+
+
+def _ir_since(version: int, runtime: str) -> str | None:
+    """The first release that takes an ONNX IR version."""
+    table = _tables()[runtime]
+    return next((r for r in table["releases"] if (_value(table["ir_version"], r) or 0) >= version), None)
+
+
+def _told(found: list[str], release: Release, ops: Sequence[OpInfo]) -> str:
     name = f"{release.runtime} {release.release}"
-    if release.release != release.pinned:
+    if _key(release.release) != _key(release.pinned):
         name += f" (the nearest known below {release.pinned})"
     if not found and not _tells(release.runtime, release.release):
         return f"{name} takes the opset; it does not list its operators"
     if not found:
         return f"{name} has all {len(ops)} operators"
-    texts = [finding.as_text(release.runtime) for finding in found[:SHOWN]]
     more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return f"{name} lacks {'; '.join(texts)}{more}"
+    return f"{name} lacks {'; '.join(found[:SHOWN])}{more}"
 
 
-def _oldest(ops: Sequence[OpInfo], runtime: str) -> str:
+def _oldest(info: ArtifactInfo, runtime: str) -> str:
     """From which release on a runtime has all operators, for whoever has not said which one the app has."""
     for release in _tables()[runtime]["releases"]:
-        if not lacking(ops, runtime, release):
+        if not _lacks(info, runtime, release):
             return f"{runtime} has all operators from {release} on; no version is pinned"
-    first = lacking(ops, runtime, latest(runtime))[0]
-    return f"{runtime} {latest(runtime)}, the newest known, lacks {first.as_text(runtime)}"
+    return f"{runtime} {latest(runtime)}, the newest known, lacks {_lacks(info, runtime, latest(runtime))[0]}"
 
 
 def _fix(finding: Finding, runtime: str) -> str:
@@ -236,5 +286,6 @@ def _tables() -> dict[str, Any]:
 
 @cache
 def _key(release: str) -> tuple[int, ...]:
-    """Numbers in their order; a date may be given in part, as dev20240624 for dev20240624135632."""
-    return tuple(int(n.ljust(14, "0") if len(n) >= 4 else n) for n in re.findall(r"\d+", release))
+    """Numbers in their order, 2.1 as 2.1.0; a date may be given in part, as dev20240624 for dev20240624135632."""
+    numbers = [int(n.ljust(14, "0") if len(n) >= 4 else n) for n in re.findall(r"\d+", release)]
+    return (*numbers, *[0] * (3 - len(numbers)))

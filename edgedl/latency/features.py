@@ -47,13 +47,14 @@ _BY_ELEMENTS = {
     "elementwise": "ADD MUL SUB DIV MAXIMUM MINIMUM RELU RELU6 RELU_N1_TO_1 PRELU LEAKY_RELU HARD_SWISH "
     "SQUARED_DIFFERENCE ABS NEG SQRT",
     "pool": "AVERAGE_POOL_2D MAX_POOL_2D",
-    "reduce": "MEAN SUM REDUCE_MAX REDUCE_MIN REDUCE_PROD ARG_MAX",
+    "reduce": "MEAN SUM REDUCE_MAX REDUCE_MIN REDUCE_PROD ARG_MAX ARG_MIN",
     "copy": "PAD PADV2 MIRROR_PAD CONCATENATION QUANTIZE DEQUANTIZE CAST TRANSPOSE TILE SPLIT SPLIT_V SLICE "
     "STRIDED_SLICE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR PACK UNPACK GATHER GATHER_ND SPACE_TO_DEPTH "
     "DEPTH_TO_SPACE",
     "exponential": "SOFTMAX LOG_SOFTMAX LOGISTIC TANH",
 }
 _CLASS_OF = {op: name for name, ops in _BY_ELEMENTS.items() for op in ops.split()}
+_CONTROL = frozenset({"WHILE", "IF", "CALL_ONCE"})  # they run other graphs, as often as the data says
 _FREE = frozenset({"RESHAPE", "SHAPE", "SQUEEZE", "EXPAND_DIMS"})  # a view, or known before the first inference
 
 
@@ -93,7 +94,8 @@ def features(operators: Sequence[Operator], memory: Memory, depth_step: int = 1)
 
 def _is_free(op: Operator) -> bool:
     """Views, and integer arithmetic on shapes, which is done before the first inference."""
-    return op.op in _FREE or (op.dtype in ("int32", "int64") and op.op != "ARG_MAX")
+    works = op.op in _CONTROL or op.op in ("ARG_MAX", "ARG_MIN")
+    return op.op in _FREE or (op.dtype in ("int32", "int64") and not works)
 
 
 def _work(op: Operator, depth_step: int) -> dict[str, float]:
@@ -119,12 +121,15 @@ def _elements(shape: Sequence[int]) -> int:
 def foreign(operators: Sequence[Operator], *, share: float = 0.01) -> str:
     """The first operator that no figure tells the cost of and that does not vanish beside the rest; "" for none.
 
-    It vanishes when it has no weights and moves at most `share` of the elements that the model moves.
+    It vanishes when it has no weights, runs no other graph and moves at most `share` of the elements that the model
+    moves.
     """
     moved = [(op, _elements(op.inputs) + _elements(op.outputs)) for op in operators]
     least = share * sum(count for _, count in moved)
-    unknown = [op for op, count in moved if not is_known(op) and (op.macs or op.weights or count > least)]
-    return unknown[0].op if unknown else ""
+    for op, count in moved:
+        if not is_known(op) and (op.macs or op.weights or op.op in _CONTROL or count > least):
+            return op.op
+    return ""
 
 
 def is_known(op: Operator) -> bool:

@@ -56,13 +56,16 @@ def _operator(row: Mapping[Any, Any], where: str) -> Operator:
         has = sum(v is not None for k, v in row.items() if k) + len(row.get(None, ()))
         message = f"{where}: a row has {has} columns, the first line {len(row) - (None in row)}"
         raise InputError(message)
-    if not row["model"] or not row["op"]:
-        message = f"{where}: a row needs model and op, got {row['model']!r} and {row['op']!r}"
+    if empty := [c for c in ("model", "op", "dtype") if not row[c]]:
+        message = f"{where}: a row needs model, op and dtype; {empty[0]} is empty"
         raise InputError(message)
     shapes = {c: _shape(row[c], f"{where}: {c}") for c in ("in_shape", "weight_shape", "out_shape", "stride")}
     rank = WEIGHTED.get(row["op"])
     if rank and len(shapes["weight_shape"]) != rank:
         message = f"{where}: weight_shape of {row['op']} must have {rank} sizes, got {row['weight_shape']!r}"
+        raise InputError(message)
+    if rank and (empty := [c for c in ("in_shape", "out_shape") if not shapes[c]]):
+        message = f"{where}: {empty[0]} of {row['op']} must be sizes such as 1x96x96x3, got ''"
         raise InputError(message)
     macs = row["macs"].strip()
     if not (macs or "0").isdecimal():

@@ -163,12 +163,12 @@ def _entries(models: dict[str, Any], place: Place, precision: str) -> tuple[list
     for key, wanted, what in (
         ("runtime", name, f"no published figures for runtime {name}"),
         ("core", place.core.lower(), f"no published figures of {name} on {place.core}"),
-        ("version", version, f"no published figures of {name} {version}"),
-        ("precision", precision, f"no published figures, or too few, of {name} in {precision}"),
+        ("version", version or None, f"no published figures of {name} {version}"),
+        ("precision", precision, f"no published figures, or too few, of {name} in {precision or 'no stated type'}"),
         ("threads", place.threads, f"no published figures of {name} with {place.threads} thread(s)"),
     ):
         known = list(dict.fromkeys(str(entry[key]) for entry, _ in found))
-        if wanted:
+        if wanted is not None:
             found = [(entry, fit) for entry, fit in found if _is(entry[key], wanted)]
         if not found:
             message = f"{what}; there are some for {key} {', '.join(known)}"

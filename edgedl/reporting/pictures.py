@@ -48,7 +48,7 @@ def sizes(reports: Sequence[Report]) -> str | None:
 
 
 def latency(reports: Sequence[Report]) -> str | None:
-    """Median and 90th percentile of the reference and every artifact; a ratio only where method and threads agree."""
+    """Median and 90th percentile of the reference and every artifact; ratios where method, threads and batch agree."""
     reference, others = _merged(reports, "latency")
     groups = []
     for entry in [*([reference] if reference else []), *others]:

@@ -92,12 +92,23 @@ def limit(check: Check) -> str:
     """The limit of a check with its direction where the name tells it: ≤ 1.00 pp."""
     if check.limit is None:
         return ABSENT
-    is_cost = check.name.endswith(("_drop", "_bytes", "_ms")) or check.name in COSTS
+    own = check.name.rpartition(".")[2]  # of several outputs each writes `output.name`
+    is_cost = own.endswith(("_drop", "_bytes", "_ms")) or own in COSTS
     return ("≤ " if is_cost else "") + number(check.limit, unit_of(check))
 
 
 ACRONYMS = {"auc": "AUC", "mae": "MAE", "rmse": "RMSE", "mse": "MSE", "miou": "mIoU"}
-COSTS = {"flips", "instructions", "cpu_fallback_ops", "op_versions"}  # checks whose limit is the most that is allowed
+COSTS = {  # checks whose limit is the most that is allowed
+    "flips",
+    "instructions",
+    "max_abs",
+    "max_lsb",
+    "nonfinite",
+    "golden",
+    "cpu_fallback_ops",
+    "op_versions",
+    "unsupported_ops",
+}
 
 
 def is_judged(report: Report) -> bool:
@@ -112,13 +123,25 @@ def worst_first(checks: Sequence[Check]) -> list[Check]:
 
 
 def merged(checks: Sequence[Check]) -> list[Check]:
-    """One check where several targets have the same figure and verdict: `target` then names them all."""
+    """One check where several targets have the same figure and verdict: `target` names them all, `why` each reason."""
     rows: dict[Check, list[Check]] = {}
     for check in checks:
         rows.setdefault(replace(check, target=None, why=""), []).append(check)
-    return [
-        replace(same[0], target=", ".join(filter(None, (c.target for c in same))) or None) for same in rows.values()
-    ]
+    return [replace(same[0], target=_targets(same) or None, why=_reasons(same)) for same in rows.values()]
+
+
+def _targets(checks: Sequence[Check]) -> str:
+    return ", ".join(filter(None, (check.target for check in checks)))
+
+
+def _reasons(checks: Sequence[Check]) -> str:
+    """Their `why`; where it differs, each with the targets that it is of."""
+    reasons: dict[str, list[Check]] = {}
+    for check in checks:
+        reasons.setdefault(check.why, []).append(check)
+    if len(reasons) == 1:
+        return checks[0].why
+    return "; ".join(f"{_targets(same)}: {why}" for why, same in reasons.items() if why)
 
 
 def tables(report: Report) -> list[Any]:

@@ -129,8 +129,9 @@ def entries(report: Report, key: str) -> tuple[dict[str, Any] | None, list[dict[
 
 
 def is_comparable(entry: Mapping[str, Any], reference: Mapping[str, Any] | None) -> bool:
-    """Whether a ratio of two latencies means anything: same method, same threads."""
-    return reference is not None and all(entry.get(key) == reference.get(key) for key in ("method", "threads"))
+    """Whether a ratio of two latencies means anything: same method, threads and batch."""
+    keys = ("method", "threads", "batch")
+    return reference is not None and all(entry.get(key) == reference.get(key) for key in keys)
 
 
 def class_names(report: Report) -> list[str]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from edgedl import artifacts, devices, targets, worker
 from edgedl.agent import saturates
-from edgedl.types import Artifact, Target, to_json
+from edgedl.errors import InputError
+from edgedl.types import Artifact, Target, TensorSpec, to_json
 from edgedl.validation import device_benchmark
 from edgedl.validation.evaluate import Setting, request
 from edgedl.worker import Child
@@ -40,6 +41,11 @@ class Timing:
     repeats: int
     host_load: float  # runnable processes before the first round (1-minute average)
 
+    @property
+    def batch(self) -> int:
+        """The samples of one inference; a free size counts as 1."""
+        return max((spec.shape[0] or 1 for spec in self.artifact.inputs if spec.shape), default=1)
+
     def as_json(self, target: str | None = None) -> dict[str, Any]:
         """The row that `edgedl benchmark --json` prints."""
         return {
@@ -50,6 +56,7 @@ class Timing:
             "resolver": self.setting.resolver,
             "target": target,
             "threads": self.setting.threads,
+            "batch": self.batch,
             "load_ms": self.load_ms,
             "first_inference_ms": self.first_inference_ms,
             "latency_ms": self.latency_ms,
@@ -156,11 +163,11 @@ def _unmeasured(target: Target) -> str:
 
 
 def random_inputs(artifact: Artifact, seed: int) -> dict[str, Path]:
-    """One seeded sample an input: any number that its type can hold, real ones in [0, 1)."""
+    """One seeded sample an input: any number that its type can hold, real ones in [0, 1). Raises InputError."""
     rng, folder, found = np.random.default_rng(seed), worker.pool().scratch("random"), {}
     for i, spec in enumerate(artifact.inputs):
+        dtype = _drawable(spec, artifact.path)
         shape = [1, *(size or 1 for size in spec.shape[1:])]
-        dtype = np.dtype(spec.dtype)
         if dtype.kind in "iu" and not spec.scale:
             values: Any = rng.integers(0, 2, shape)  # an index or a mask: small enough for any table
         elif dtype.kind in "iu":
@@ -174,15 +181,37 @@ def random_inputs(artifact: Artifact, seed: int) -> dict[str, Path]:
     return found
 
 
+def _drawable(spec: TensorSpec, path: Path) -> np.dtype[Any]:
+    """The type of an input that random samples can be drawn for. Raises InputError."""
+    if not spec.shape:
+        message = f"{path}: input {spec.name!r} has no axes; to be timed here it needs a first one, the batch"
+        raise InputError(message)
+    try:
+        dtype = np.dtype(spec.dtype)
+    except TypeError:  # a type that numpy lacks
+        dtype = np.dtype(object)
+    if dtype.kind not in "biuf":
+        message = f"{path}: input {spec.name!r} has type {spec.dtype}; random samples are bool, int, uint or float"
+        raise InputError(message)
+    return dtype
+
+
 def compare(first: Timing, second: Timing) -> dict[str, Any]:
-    """The ratio of two medians, second to first; "not comparable" where the rounds' drift exceeds the difference."""
+    """The ratio of two medians, second to first; "not comparable" where the rounds' drift exceeds the difference.
+
+    Inferences of unlike batches have no ratio.
+    """
     difference = abs(second.latency_ms - first.latency_ms)
     drift = max(first.high - first.low, second.high - second.low)
+    alike = first.batch == second.batch
+    why = "" if drift < difference else "the drift between rounds exceeds the difference"
+    if not alike:
+        why = f"batches of {first.batch} and {second.batch} samples"
     return {
         "artifact": str(second.artifact.path),
         "reference": str(first.artifact.path),
-        "latency_ratio": second.latency_ms / first.latency_ms,
+        "latency_ratio": second.latency_ms / first.latency_ms if alike else None,
         "size_ratio": second.artifact.size_bytes / first.artifact.size_bytes,
-        "comparable": drift < difference,
-        "why": "" if drift < difference else "the drift between rounds exceeds the difference",
+        "comparable": not why,
+        "why": why,
     }

@@ -38,7 +38,7 @@ class Request:
     targets: tuple[Target, ...] = ()
     runtime: str | None = None
     runtime_versions: Mapping[str, str] = field(default_factory=dict)  # that the app ships, by runtime
-    threads: int = 1
+    threads: int | None = None  # of one inference; None: 1 where it runs, as published where it is predicted
     seed: int = 0
     trust: bool = False
     custom_objects: str | None = None
@@ -226,6 +226,6 @@ def _named(text: str, outputs: Mapping[str, TensorSpec], right: Mapping[str, Pat
 def setting(request: Request, artifact: Artifact, target: Target | None) -> tuple[Setting, list[str]]:
     """How the artifact is run for a target. Instructions alone are counted only where they have a limit."""
     return setting_for(
-        artifact, target, runtime=request.runtime, threads=request.threads,
+        artifact, target, runtime=request.runtime, threads=request.threads or 1,
         counted="instructions" in request.gates.limits,
     )  # fmt: skip

@@ -15,7 +15,6 @@ from edgedl.validation.gates import UNITS, Gates
 
 # A predicted arena passes only with this much room: allocation order, alignment and releases of TFLM differ.
 MARGIN = 0.1
-USERS = "the limit"  # as a `why` names the user's own
 TIMEOUT_S = 300
 TOLD = {"kernels_max_lsb": 0, "kernels_max_abs": 1e-5}  # whose reason is a note where it is more
 
@@ -76,20 +75,23 @@ def _judge(check: Check, gates: Gates, target: Target) -> Check:
 
 
 def _arena(check: Check, gates: Gates, target: Target) -> Check:
-    """Against the user's limit or the RAM in one piece, the smaller. Without an upper end it never passes."""
+    """Against the user's limit or the RAM in one piece, the smaller. Without an upper end it never passes.
+
+    It is then for information only where the user sets no limit.
+    """
     limits = {
         "the RAM in one piece": target.memory.get("contiguous_ram_bytes"),
         "the RAM": target.memory.get("ram_bytes"),
-        USERS: gates.limits.get("arena_bytes"),
+        "the limit": gates.limits.get("arena_bytes"),
     }
-    name, limit = min(((n, v) for n, v in limits.items() if v), key=lambda e: e[1], default=("", None))
+    name, limit = min(((n, v) for n, v in limits.items() if v is not None), key=lambda e: e[1], default=("", None))
     if limit is None or check.measured is None:
         return check
     low, high = check.low or check.measured, check.high
     if low > limit:
         verdict, said = Verdict.FAIL, f"more than {name}, {limit:,.0f} bytes"
     elif high is None:
-        verdict = Verdict.INCONCLUSIVE if name == USERS else Verdict.INFO
+        verdict = Verdict.INCONCLUSIVE if "arena_bytes" in gates.limits else Verdict.INFO
         said = f"{name} has {limit:,.0f} bytes, and part of the arena is not known"
     elif high * (1 + MARGIN) <= limit:
         verdict, said = Verdict.PASS, f"at most {high / limit:.1%} of {name}, {limit:,.0f} bytes"

@@ -9,11 +9,16 @@ from edgedl.types import ArtifactInfo, Check, Method, Target, Verdict
 from edgedl.validation.gates import Gates
 
 
-def latency(info: ArtifactInfo, target: Target, gates: Gates) -> list[Check]:
-    """`latency_ms` with its interval: it passes and fails as a whole. Refused, it is unchecked under a limit only."""
+def latency(
+    info: ArtifactInfo, target: Target, gates: Gates, *, runtime: str | None = None, threads: int | None = None
+) -> list[Check]:
+    """`latency_ms` with its interval: it passes and fails as a whole. Refused, it is unchecked under a limit only.
+
+    `runtime` and `threads` are the user's; None is the profile's runtime, and as many threads as published.
+    """
     if target.id == requests.HOST:
         return []
-    found = requests.of_artifact("", info, prediction.places(target))
+    found = requests.of_artifact("", info, prediction.places(target, runtime, threads))
     if found.refused and "latency_ms" not in gates.limits:
         return []
     plain = f"multiply-accumulates per clock alone: {found.macs_per_clock_ms:.4g} ms" if found.macs_per_clock_ms else ""

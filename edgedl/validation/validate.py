@@ -40,7 +40,9 @@ def validate(request: Request) -> Report:
         notes += said
         ran = case.ran[cases.key(setting)]
         if target and not (ran.figures and ran.figures.times):
-            told += predicted.latency(case.info, target, request.gates)
+            told += predicted.latency(
+                case.info, target, request.gates, runtime=request.runtime, threads=request.threads
+            )
         if ran.refused or ran.lost:
             checks.append(_does_not_run(target, setting, ran))
         if ran.outputs:
@@ -209,7 +211,7 @@ def _facts(case: Case, timings: Sequence[Timing]) -> dict[str, Any]:
         "latency": [
             {"name": t.artifact.path.name, "runtime": t.setting.runtime.name, "median_ms": t.latency_ms,
              "p90_ms": t.latency_p90_ms, "low": t.low, "high": t.high, "method": "measured-host",
-             "threads": t.setting.threads, "role": role}
+             "threads": t.setting.threads, "batch": t.batch, "role": role}
             for t, role in entries
         ],
         "data_sha256": case.dataset.sha256,
