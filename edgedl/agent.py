@@ -40,6 +40,7 @@ MODULES = {
 }
 CHUNK_SAMPLES = 384
 CHUNK_BYTES = 16000000
+CPU_KERNELS = ("builtin", "xnnpack")  # of TFLite's runtimes, the second by default
 STATEFUL_OPS = ("SEQUENCE", "SVDF", "VARIABLE", "VAR_HANDLE", "CALL_ONCE")
 ONNX_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
 
@@ -75,6 +76,9 @@ class TFLiteModel:
 
     def __init__(self, request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> None:
         module = importlib.import_module(MODULES[request["runtime"]])
+        if request.get("resolver") not in (None,) + CPU_KERNELS:
+            message = "the agent has no {!r} kernels; it has {}"
+            raise RefusedError(message.format(request["resolver"], ", ".join(CPU_KERNELS)))
         kwargs = {"model_path": request["artifact"], "num_threads": request.get("threads") or 1}
         if request.get("resolver") == "builtin":
             kwargs["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES

@@ -112,6 +112,17 @@ def test_run_refuses_another_shape(doubler, tmp_path, x, message):
         agent.run(request(doubler, tmp_path, x, outputs={"y": str(tmp_path / "y.npy")}))
 
 
+@pytest.mark.parametrize("resolver", [None, "builtin", "xnnpack"])
+def test_run_takes_the_kernels_of_the_cpu(doubler, resolver):
+    assert agent.describe({"artifact": str(doubler), "runtime": "litert", "resolver": resolver})["inputs"]
+
+
+@pytest.mark.parametrize("resolver", ["gpu", "npu"])
+def test_run_refuses_kernels_that_it_lacks(doubler, resolver):
+    with pytest.raises(agent.RefusedError, match=f"the agent has no '{resolver}' kernels; it has builtin, xnnpack"):
+        agent.describe({"artifact": str(doubler), "runtime": "litert", "resolver": resolver})
+
+
 @pytest.mark.parametrize("content", [b"just text", b"", bytes(range(256)) * 8])
 def test_run_refuses_what_is_no_model(tmp_path, content):
     (tmp_path / "a.tflite").write_bytes(content)

@@ -59,7 +59,7 @@ def _row(artifact: Artifact, target: Target, setting: Setting, figures: Figures)
         "format": artifact.format,
         "scheme": artifact.scheme,
         "runtime": setting.runtime.name,
-        "resolver": setting.resolver,
+        "resolver": setting.delegate or setting.resolver,
         "target": target.id,
         "threads": setting.threads,
         "latency_ms": None,
