@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from edgedl import plugins, targets, toml
 from edgedl.types import Device, DevicePlugin, Gives, Target
 
 LOCAL = "local"
+_boards: dict[tuple[str, str], threading.Lock] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +36,15 @@ class Place:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Device]:
-        """The device, reached; nothing is left on it afterwards."""
-        device = self.plugin.open(self.options)
-        try:
-            yield device
-        finally:
-            device.close()
+        """The device, reached; nothing is left on it afterwards. A board is open once at a time: times need quiet."""
+        board = self.plugin.board(self.options)
+        lock = threading.Lock() if board is None else _boards.setdefault((self.device, board), threading.Lock())
+        with lock:
+            device = self.plugin.open(self.options)
+            try:
+                yield device
+            finally:
+                device.close()
 
 
 def overview() -> list[dict[str, str]]:

@@ -31,6 +31,9 @@ class Local:
         """Nothing is."""
         return ""
 
+    def board(self, options: Options) -> None:
+        """None: each is a child of its own."""
+
     def open(self, options: Options) -> ChildDevice:
         """A child of its own."""
         return ChildDevice("this machine", Method.MEASURED_HOST, worker.pool().start("local", options.python))

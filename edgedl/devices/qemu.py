@@ -46,6 +46,9 @@ class Qemu:
             return "sudo apt-get install qemu-user"
         return ""
 
+    def board(self, options: Options) -> None:
+        """None: each is an emulator of its own."""
+
     def open(self, options: Options) -> QemuDevice:
         """A core of the options, or the first of the sysroot."""
         name = sysroot.of_machine(options.architecture)

@@ -15,6 +15,7 @@ from edgedl.errors import EdgedlError, InputError, PluginError, WorkerError
 from edgedl.types import Gives
 
 T = TypeVar("T")
+PORT = 22
 CONNECT_S = 20.0
 SLOWEST_BYTES_S = 50_000
 
@@ -46,6 +47,10 @@ class Ssh:
     def missing(self, options: Options) -> str:  # noqa: ARG002
         """Nothing: a user who names a board wants that board."""
         return ""
+
+    def board(self, options: Options) -> str:
+        """The address, whoever the user is."""
+        return f"{options.host}:{options.port or PORT}"
 
     def open(self, options: Options) -> RemoteDevice:
         """Connect, and start the agent there."""

@@ -21,8 +21,9 @@ Entry = tuple[Artifact, Mapping[str, Path]]  # with one sample an input
 def rows(
     entries: Sequence[Entry], profiles: Sequence[Target], *, runtime: str | None, threads: int, repeats: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row an artifact and target that has a device here, and what the user should hear; devices work side by side.
+    """A row an artifact and target that has a device here, and what the user should hear.
 
+    Devices work side by side, the artifacts of one board one after the other.
     A device that is not reached or fails raises where its target is the only one, else it is left out with a note.
     """
     reached = [p for p in profiles if devices.place_of(p)[0] is not None]

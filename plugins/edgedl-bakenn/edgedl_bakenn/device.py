@@ -53,6 +53,9 @@ class Firmware:
         packages = [package for tool, package in PACKAGES.items() if shutil.which(tool) is None]
         return f"sudo apt-get install {' '.join(packages)}" if packages else ""
 
+    def board(self, options: Options) -> None:
+        """None: each is an emulator of its own."""
+
     def open(self, options: Options) -> FirmwareDevice:
         """The core of that board."""
         return FirmwareDevice(options.machine)
