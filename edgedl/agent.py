@@ -7,6 +7,7 @@ It needs the standard library (Python 3.7 up), numpy, and whichever runtime it f
     python agent.py --serve     answer the folders named on standard input, a line each; "done" after each
     python agent.py --device    the same on a device: first a line about it, progress on standard output too, and what
                                 runs is ended when the input closes
+    python agent.py --tied COMMAND...    become a command that is killed when who started it is gone
 
 A request has a `verb` (info, describe, run, count, digest) or, where edgedl itself is installed, a `call` of
 "module:function".
@@ -619,8 +620,27 @@ def serve(on_device: bool = False) -> None:
     os._exit(0)  # taking a framework apart takes seconds, and there is nothing left to save
 
 
+def tied(command: list[str]) -> list[str]:
+    """The command that runs another, which does not outlive the thread that starts it. Needs Linux."""
+    return [sys.executable, "-I", "-S", os.path.abspath(__file__), "--tied"] + command
+
+
+def _become(command: list[str]) -> None:
+    import ctypes
+    import signal
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, which exec keeps
+    try:
+        os.execvp(command[0], command)  # noqa: S606
+    except OSError as e:
+        sys.exit("{}: {}".format(command[0], e.strerror))
+
+
 if __name__ == "__main__":
-    if sys.argv[1] in ("--serve", "--device"):
+    if sys.argv[1] == "--tied":
+        _become(sys.argv[2:])
+    elif sys.argv[1] in ("--serve", "--device"):
         serve(on_device=sys.argv[1] == "--device")
     else:
         answer(sys.argv[1])

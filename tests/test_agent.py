@@ -160,6 +160,16 @@ def test_the_file_alone_answers_one_request(doubler, tmp_path):
     assert np.load(tmp_path / "y.npy").tolist() == [[3.0] * 3] * 2
 
 
+def test_a_tied_command_gives_what_it_gives_alone():
+    done = subprocess.run(agent.tied(["sh", "-c", "echo $X; exit 3"]), env={"X": "a"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "a\n", "")
+
+
+def test_a_tied_command_that_is_not_there_is_named():
+    done = subprocess.run(agent.tied(["/no/such/program"]), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "/no/such/program: No such file or directory\n")
+
+
 def test_the_file_parses_on_python_3_7():
     import ast
 

@@ -1,16 +1,18 @@
 """Instructions on an emulated Cortex-M: they repeat, the C that is counted gives the reference kernels' bits."""
 
+import os
 import shutil
 
 import crafted
 import numpy as np
+import orphans
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from conftest import SETUP
 
 from edgedl.errors import InputError, UnsupportedError
 from edgedl_bakenn import emulation, mending
-from edgedl_bakenn.device import PACKAGES, Firmware, Options
+from edgedl_bakenn.device import PACKAGES, Firmware, FirmwareDevice, Options
 from edgedl_tflite import flatbuffer
 
 needs_tools = pytest.mark.skipif(
@@ -101,6 +103,30 @@ def test_what_does_not_fit_the_board_is_told(made, tmp_path, monkeypatch):
     monkeypatch.setattr(emulation, "COMPILER", str(linker))
     with pytest.raises(InputError, match=r"does not fit the 4 MB .* region `ROM' overflowed by 12 bytes"):
         emulation.run(made, "mps2-an386", bytes(128), tmp_path, 100)
+
+
+def test_a_tool_that_is_not_there_is_the_users_to_know(tmp_path):
+    with pytest.raises(InputError, match="no-gcc: not on this machine, or no program"):
+        emulation._run(["no-gcc"], tmp_path, 100, "gcc")
+
+
+def test_an_emulator_ends_with_edgedl(tmp_path):
+    code = f"from edgedl_bakenn import emulation; emulation._run({orphans.WRITES_ITS_ID}, '.', 100, 'a core')"
+    assert not orphans.outlives(code, tmp_path)
+
+
+@needs_tools
+def test_the_folder_of_a_firmware_is_one_that_is_swept(model, tmp_path, monkeypatch):
+    folders = []
+
+    def killed(source, folder, timeout_s):
+        folders.append(folder.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(emulation, "generate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        FirmwareDevice("mps2-an386").count({"artifact": str(model), "threads": 1}, 100)
+    assert folders[0].startswith(f"edgedl-{os.getpid()}-firmware-")
 
 
 def test_missing_tools_are_named(monkeypatch):
