@@ -191,6 +191,16 @@ def test_plans_are_complete(name):
     assert sysroot.of_machine(plan.machine) == name
 
 
+def test_a_relative_devices_folder_gives_cores_whose_links_lead_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEDL_DEVICES_FOLDER", "devices")
+    root = tmp_path / "devices" / "qemu-arm64" / "sysroot" / "root"
+    (root / "usr").mkdir(parents=True)
+    core = sysroot.as_core("qemu-arm64", "cortex-a72")
+    assert core.is_absolute()
+    assert (core / "usr").resolve() == root / "usr"
+
+
 def test_validate_on_a_target_without_its_device_says_so(cli, model, data, tmp_path):
     assert cli("export", model, "-o", tmp_path / "m.tflite").code == 0
     answer = cli("validate", tmp_path / "m.tflite", "--reference", tmp_path / "m.tflite", "--data", data / "test.npz",
