@@ -7,9 +7,11 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgedl import plugins, targets, toml
+from edgedl.errors import InputError, PluginError
 from edgedl.types import Device, DevicePlugin, Gives, Target
 
 LOCAL = "local"
@@ -69,14 +71,24 @@ def named(target: Target) -> Place | None:
     Raises InputError or PluginError for what the profile names wrongly.
     """
     name = target.runner.get("device", LOCAL)
-    if name == LOCAL:
-        return None
     plugin: DevicePlugin = plugins.load("devices", name)
     given = {k: v for k, v in target.runner.items() if k != "device"}
     architecture = target.cpu.get("architecture")
     if architecture and "architecture" in {f.name for f in dataclasses.fields(plugin.options)}:
         given.setdefault("architecture", architecture)
-    return Place(device=name, options=toml.build(plugin.options, given, f"target {target.id}: [runner]"))
+    options: Any = toml.build(plugin.options, given, f"target {target.id}: [runner]")
+    return None if name == LOCAL else Place(device=name, options=options)
+
+
+def check(profile: Path) -> list[str]:
+    """What is wrong with a profile, one message each, its [runner] where the rest is sound. Raises InputError."""
+    found = targets.check(profile)
+    if not found:
+        try:
+            place_of(targets.load(str(profile.absolute())))
+        except (InputError, PluginError) as e:
+            found.append(str(e))
+    return found
 
 
 def gives(target: Target) -> Gives:
