@@ -220,11 +220,17 @@ class RemoteDevice:
 
 def installed_python(link: Link, python: str) -> str:
     """The shell command of a Python that is on the device. Raises InputError where it is not."""
-    program = shlex.quote(python)
+    program = quoted(python)
     if link.run(f"command -v {program} || true").strip() == "":
         message = f"{link.where}: there is no {python}; name [runner] python"
         raise InputError(message)
     return program
+
+
+def quoted(path: str) -> str:
+    """A path as a word of the device's shell, which puts the home there in place of ~/."""
+    home = "~/" if path.startswith("~/") else ""
+    return home + shlex.quote(path.removeprefix(home))
 
 
 def put(link: Link, folder: str, local: Path, there: str) -> None:
@@ -261,7 +267,7 @@ def guard(link: Link, folder: str) -> Talk:
 def folder_in(link: Link, base: str) -> str:
     """A new folder in `base`. Raises InputError where none can be made."""
     try:
-        said = link.run(f"mktemp -d {shlex.quote(base)}/edgedl-XXXXXX")
+        said = link.run(f"mktemp -d {quoted(base)}/edgedl-XXXXXX")
     except WorkerError as e:
         message = f"{e}; name a [runner] folder that may be written in"
         raise InputError(message) from e
