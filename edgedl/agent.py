@@ -459,6 +459,7 @@ def _evaluate(
         _Output(request["outputs"][spec["name"]], (stop - start,) + np.asarray(value).shape[1:])
         for spec, value in zip(first.outputs, first_outputs or [])
     ]
+    step = _samples_at_once(feeds, first_outputs or [])
     workers = max(1, min(request.get("workers") or _cpus(), (stop - start) // 32))
     bounds = [start + (stop - start) * i // workers for i in range(workers + 1)]
     errors = []  # type: list[BaseException]
@@ -468,8 +469,8 @@ def _evaluate(
         try:
             model = first if i == 0 else _load(request, shapes, copy=i)
             own = feeds if i == 0 else _Feeds(model, request["inputs"], feeds.straight)
-            for at in range(bounds[i], bounds[i + 1], feeds.chunk_samples):
-                end = min(at + feeds.chunk_samples, bounds[i + 1])
+            for at in range(bounds[i], bounds[i + 1], step):
+                end = min(at + step, bounds[i + 1])
                 for spec, values, file in zip(model.outputs, _infer(model, own, at, end), out):
                     file.write(at - start, _real(values, spec))
                 done[i] += end - at
@@ -486,6 +487,15 @@ def _evaluate(
     if errors:
         raise errors[0]
     return {"seconds": time.perf_counter() - begun, "workers": workers}
+
+
+def _samples_at_once(feeds: _Feeds, outputs: list[Any]) -> int:
+    """Whole batches whose inputs and outputs each fit in CHUNK_BYTES, at least one; `outputs` are those of a batch."""
+    import numpy as np
+
+    batch_bytes = 4 * sum(np.asarray(value).size for value in outputs)
+    batches = CHUNK_BYTES // max(1, batch_bytes)
+    return int(min(feeds.chunk_samples, max(1, batches) * feeds.batch))
 
 
 class _Output:

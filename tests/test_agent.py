@@ -87,6 +87,26 @@ def test_large_samples_are_read_a_few_at_a_time(doubler, tmp_path, monkeypatch):
     assert [len(v) for v in feeds.chunk(0, 5)] == [5]
 
 
+@pytest.mark.parametrize(("room", "most"), [(5 * 40_000 * 4, 5), (1, 1), (16_000_000, 100)])
+def test_large_outputs_are_kept_a_few_at_a_time(tmp_path, monkeypatch, room, most):
+    """One value a sample goes in, an image comes out."""
+    onnx = pytest.importorskip("onnx")
+    ends = [onnx.helper.make_tensor_value_info(*end) for end in (("x", 1, ["n", 1]), ("y", 1, ["n", None]))]
+    ones = onnx.numpy_helper.from_array(np.ones((1, 40_000), np.float32), "ones")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "ones"], ["y"])], "g", *zip(ends), [ones])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    monkeypatch.setattr(agent, "CHUNK_BYTES", room)
+    written = []
+    write = agent._Output.write
+    monkeypatch.setattr(agent._Output, "write", lambda *given: written.append(len(given[2])) or write(*given))
+    x = np.arange(100, dtype=np.float32)[:, None]
+    asked = request(tmp_path / "m.onnx", tmp_path, x, outputs={"y": str(tmp_path / "y.npy")}, workers=1)
+    agent.run(asked | {"runtime": "onnxruntime"})
+    assert (max(written), sum(written)) == (most, 100)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy")[:, [0, -1]], np.hstack([x, x]))
+
+
 def test_run_times_inferences(doubler, tmp_path):
     reply = agent.run(request(doubler, tmp_path, np.zeros((1, 3), np.float32), warmup=1, repeats=7))
     assert len(reply["nanoseconds"]) == 7
