@@ -80,6 +80,21 @@ def test_work_behind_an_operator_that_bakenn_lacks_is_not_left_out(tmp_path):
         emulation.generate(path, tmp_path, 100)
 
 
+def test_an_end_of_two_tensors_is_the_reason_where_it_is(tmp_path):
+    model = flatbuffer.read(crafted.strided_model(tmp_path / "m.tflite").read_bytes())
+    model.subgraphs[0].outputs = [9, 3]
+    with pytest.raises(UnsupportedError, match=r"and not SOFTMAX, operator 3; 2 tensors from before it would be outp"):
+        mending.mend(model)
+
+
+def test_a_network_that_begins_with_what_bakenn_lacks_is_refused(tmp_path):
+    model = flatbuffer.read(crafted.strided_model(tmp_path / "m.tflite").read_bytes())
+    graph = model.subgraphs[0]
+    graph.operators, graph.inputs = graph.operators[3:], [8]
+    with pytest.raises(UnsupportedError, match=r"and not SOFTMAX, operator 0; 0 tensors from before it would be outp"):
+        mending.mend(model)
+
+
 def test_what_bakenn_says_of_a_file_is_passed_on(tmp_path):
     with pytest.raises(UnsupportedError, match=r"bakenn: .*scale"):  # those of this file are no converter's
         emulation.generate(crafted.small_model(tmp_path / "m.tflite"), tmp_path, 100)
