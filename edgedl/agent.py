@@ -7,6 +7,7 @@ It needs the standard library (Python 3.7 up), numpy, and whichever runtime it f
     python agent.py --serve     answer the folders named on standard input, a line each; "done" after each
     python agent.py --device    the same on a device: first a line about it, progress on standard output too, and what
                                 runs is ended when the input closes
+    python agent.py --tied COMMAND...    become a command that is killed when who started it is gone
 
 A request has a `verb` (info, describe, run, count, digest) or, where edgedl itself is installed, a `call` of
 "module:function".
@@ -40,6 +41,7 @@ MODULES = {
 }
 CHUNK_SAMPLES = 384
 CHUNK_BYTES = 16000000
+CPU_KERNELS = ("builtin", "xnnpack")  # of TFLite's runtimes, the second by default
 STATEFUL_OPS = ("SEQUENCE", "SVDF", "VARIABLE", "VAR_HANDLE", "CALL_ONCE")
 ONNX_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
 
@@ -75,6 +77,9 @@ class TFLiteModel:
 
     def __init__(self, request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> None:
         module = importlib.import_module(MODULES[request["runtime"]])
+        if request.get("resolver") not in (None,) + CPU_KERNELS:
+            message = "the agent has no {!r} kernels; it has {}"
+            raise RefusedError(message.format(request["resolver"], ", ".join(CPU_KERNELS)))
         kwargs = {"model_path": request["artifact"], "num_threads": request.get("threads") or 1}
         if request.get("resolver") == "builtin":
             kwargs["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -454,6 +459,7 @@ def _evaluate(
         _Output(request["outputs"][spec["name"]], (stop - start,) + np.asarray(value).shape[1:])
         for spec, value in zip(first.outputs, first_outputs or [])
     ]
+    step = _samples_at_once(feeds, first_outputs or [])
     workers = max(1, min(request.get("workers") or _cpus(), (stop - start) // 32))
     bounds = [start + (stop - start) * i // workers for i in range(workers + 1)]
     errors = []  # type: list[BaseException]
@@ -463,8 +469,8 @@ def _evaluate(
         try:
             model = first if i == 0 else _load(request, shapes, copy=i)
             own = feeds if i == 0 else _Feeds(model, request["inputs"], feeds.straight)
-            for at in range(bounds[i], bounds[i + 1], feeds.chunk_samples):
-                end = min(at + feeds.chunk_samples, bounds[i + 1])
+            for at in range(bounds[i], bounds[i + 1], step):
+                end = min(at + step, bounds[i + 1])
                 for spec, values, file in zip(model.outputs, _infer(model, own, at, end), out):
                     file.write(at - start, _real(values, spec))
                 done[i] += end - at
@@ -481,6 +487,15 @@ def _evaluate(
     if errors:
         raise errors[0]
     return {"seconds": time.perf_counter() - begun, "workers": workers}
+
+
+def _samples_at_once(feeds: _Feeds, outputs: list[Any]) -> int:
+    """Whole batches whose inputs and outputs each fit in CHUNK_BYTES, at least one; `outputs` are those of a batch."""
+    import numpy as np
+
+    batch_bytes = 4 * sum(np.asarray(value).size for value in outputs)
+    batches = CHUNK_BYTES // max(1, batch_bytes)
+    return int(min(feeds.chunk_samples, max(1, batches) * feeds.batch))
 
 
 class _Output:
@@ -615,8 +630,27 @@ def serve(on_device: bool = False) -> None:
     os._exit(0)  # taking a framework apart takes seconds, and there is nothing left to save
 
 
+def tied(command: list[str]) -> list[str]:
+    """The command that runs another, which does not outlive the thread that starts it. Needs Linux."""
+    return [sys.executable, "-I", "-S", os.path.abspath(__file__), "--tied"] + command
+
+
+def _become(command: list[str]) -> None:
+    import ctypes
+    import signal
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, which exec keeps
+    try:
+        os.execvp(command[0], command)  # noqa: S606
+    except OSError as e:
+        sys.exit("{}: {}".format(command[0], e.strerror))
+
+
 if __name__ == "__main__":
-    if sys.argv[1] in ("--serve", "--device"):
+    if sys.argv[1] == "--tied":
+        _become(sys.argv[2:])
+    elif sys.argv[1] in ("--serve", "--device"):
         serve(on_device=sys.argv[1] == "--device")
     else:
         answer(sys.argv[1])

@@ -75,7 +75,7 @@ def _table(kind: Any, table: Any, where: str, found: list[str]) -> Any:
     hints = get_type_hints(kind, include_extras=True)
     fields = {f.metadata.get("key", f.name): f for f in dataclasses.fields(kind)}
     unknown = [key for key in table if key not in fields]
-    allowed = ", ".join(fields)
+    allowed = ", ".join(fields) or "none"
     found.extend(f"{where}: unknown key {k!r}{did_you_mean(k, fields)}; allowed: {allowed}" for k in unknown)
     values = {}
     for key, field in fields.items():

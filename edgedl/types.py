@@ -408,6 +408,10 @@ class DevicePlugin(Protocol):
         """What must be done before one can be opened, with the command; "" where nothing must."""
         ...
 
+    def board(self, options: Any) -> str | None:
+        """What is open once at a time, such as a board's address; None where there may be many, as of an emulator."""
+        ...
+
     def open(self, options: Any) -> Device:
         """Reach the device. Raises InputError for wrong options, WorkerError where it does not answer."""
         ...

@@ -8,22 +8,22 @@ SIDE, CHANNELS, KINDS = 8, 4, 3
 
 def small_model(
     path, *, dense_version=1, scale=0.05, conv_scale=0.1, op="FULLY_CONNECTED", float_output=False, named=True, seed=0,
-    side=SIDE,
+    side=SIDE, batch=1,
 ):  # fmt: skip
-    """image (1, side, side, 1) int8 -> CONV_2D 3x3, 4 channels -> `op` -> kind (1, 3) int8, or float. The path."""
+    """image (batch, side, side, 1) int8 -> CONV_2D 3x3, 4 channels -> `op` -> kind (batch, 3) int8, or float. Path."""
     rng = np.random.default_rng(seed)
     weights = rng.integers(-127, 128, (CHANNELS, 3, 3, 1)).astype(np.int8)
     dense = rng.integers(-127, 128, (KINDS, side * side * CHANNELS)).astype(np.int8)
     arrays = [weights, np.zeros(CHANNELS, np.int32), dense, np.zeros(KINDS, np.int32)]
     buffers = [fb.BufferT(), *(fb.BufferT(data=np.frombuffer(a.tobytes(), np.uint8)) for a in arrays)]
     tensors = [
-        _tensor("image", (1, side, side, 1), "INT8", [scale]),
+        _tensor("image", (batch, side, side, 1), "INT8", [scale]),
         _tensor("conv/weights", weights.shape, "INT8", [0.01] * CHANNELS, buffer=1),
         _tensor("conv/bias", (CHANNELS,), "INT32", [scale * 0.01] * CHANNELS, buffer=2),
-        _tensor("conv", (1, side, side, CHANNELS), "INT8", [conv_scale]),
+        _tensor("conv", (batch, side, side, CHANNELS), "INT8", [conv_scale]),
         _tensor("dense/weights", dense.shape, "INT8", [0.002], buffer=3),
         _tensor("dense/bias", (KINDS,), "INT32", [0.1 * 0.002], buffer=4),
-        _tensor("kind", (1, KINDS), "INT8", [0.2]),
+        _tensor("kind", (batch, KINDS), "INT8", [0.2]),
     ]
     conv = fb.Conv2DOptionsT()
     conv.strideH = conv.strideW = conv.dilationHFactor = conv.dilationWFactor = 1
@@ -33,7 +33,7 @@ def small_model(
     ]
     codes, end = [_code("CONV_2D", 3), _code(op, dense_version)], 6
     if float_output:
-        tensors.append(_tensor("real", (1, KINDS), "FLOAT32", []))
+        tensors.append(_tensor("real", (batch, KINDS), "FLOAT32", []))
         operators.append(_operator(2, [6], [7], fb.BuiltinOptions.DequantizeOptions, fb.DequantizeOptionsT()))
         codes, end = [*codes, _code("DEQUANTIZE", 2)], 7
     graph = fb.SubGraphT(tensors=tensors, inputs=np.int32([0]), outputs=np.int32([end]), operators=operators)

@@ -87,6 +87,26 @@ def test_large_samples_are_read_a_few_at_a_time(doubler, tmp_path, monkeypatch):
     assert [len(v) for v in feeds.chunk(0, 5)] == [5]
 
 
+@pytest.mark.parametrize(("room", "most"), [(5 * 40_000 * 4, 5), (1, 1), (16_000_000, 100)])
+def test_large_outputs_are_kept_a_few_at_a_time(tmp_path, monkeypatch, room, most):
+    """One value a sample goes in, an image comes out."""
+    onnx = pytest.importorskip("onnx")
+    ends = [onnx.helper.make_tensor_value_info(*end) for end in (("x", 1, ["n", 1]), ("y", 1, ["n", None]))]
+    ones = onnx.numpy_helper.from_array(np.ones((1, 40_000), np.float32), "ones")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "ones"], ["y"])], "g", *zip(ends), [ones])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    monkeypatch.setattr(agent, "CHUNK_BYTES", room)
+    written = []
+    write = agent._Output.write
+    monkeypatch.setattr(agent._Output, "write", lambda *given: written.append(len(given[2])) or write(*given))
+    x = np.arange(100, dtype=np.float32)[:, None]
+    asked = request(tmp_path / "m.onnx", tmp_path, x, outputs={"y": str(tmp_path / "y.npy")}, workers=1)
+    agent.run(asked | {"runtime": "onnxruntime"})
+    assert (max(written), sum(written)) == (most, 100)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy")[:, [0, -1]], np.hstack([x, x]))
+
+
 def test_run_times_inferences(doubler, tmp_path):
     reply = agent.run(request(doubler, tmp_path, np.zeros((1, 3), np.float32), warmup=1, repeats=7))
     assert len(reply["nanoseconds"]) == 7
@@ -110,6 +130,17 @@ def test_peak_memory_is_of_the_child_alone(pool_child, doubler, tmp_path):
 def test_run_refuses_another_shape(doubler, tmp_path, x, message):
     with pytest.raises(agent.RefusedError, match=message):
         agent.run(request(doubler, tmp_path, x, outputs={"y": str(tmp_path / "y.npy")}))
+
+
+@pytest.mark.parametrize("resolver", [None, "builtin", "xnnpack"])
+def test_run_takes_the_kernels_of_the_cpu(doubler, resolver):
+    assert agent.describe({"artifact": str(doubler), "runtime": "litert", "resolver": resolver})["inputs"]
+
+
+@pytest.mark.parametrize("resolver", ["gpu", "npu"])
+def test_run_refuses_kernels_that_it_lacks(doubler, resolver):
+    with pytest.raises(agent.RefusedError, match=f"the agent has no '{resolver}' kernels; it has builtin, xnnpack"):
+        agent.describe({"artifact": str(doubler), "runtime": "litert", "resolver": resolver})
 
 
 @pytest.mark.parametrize("content", [b"just text", b"", bytes(range(256)) * 8])
@@ -147,6 +178,16 @@ def test_the_file_alone_answers_one_request(doubler, tmp_path):
     subprocess.run([sys.executable, "-I", copy, tmp_path], check=True, capture_output=True)
     assert json.loads((tmp_path / "reply.json").read_text())["result"]["samples"] == 2
     assert np.load(tmp_path / "y.npy").tolist() == [[3.0] * 3] * 2
+
+
+def test_a_tied_command_gives_what_it_gives_alone():
+    done = subprocess.run(agent.tied(["sh", "-c", "echo $X; exit 3"]), env={"X": "a"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "a\n", "")
+
+
+def test_a_tied_command_that_is_not_there_is_named():
+    done = subprocess.run(agent.tied(["/no/such/program"]), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "/no/such/program: No such file or directory\n")
 
 
 def test_the_file_parses_on_python_3_7():

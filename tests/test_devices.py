@@ -54,12 +54,31 @@ def test_the_device_of_every_shipped_profile_is_there_or_told_how_to_get(name):
         ('device = "shh"', PluginError, "no plugin provides device 'shh'; installed: "),
         ('device = "qemu"\ncore = "cortex-a72"', InputError, "target mine: [runner]: unknown key 'core'"),
         ('device = "qemu"\ncpu = 72', InputError, "target mine: [runner]: cpu must be a string, got 72"),
+        ('device = "local"\npython = "x"', InputError, "target mine: [runner]: unknown key 'python'; allowed: none"),
+        ('device = "ssh"', InputError, "target mine: [runner]: host is missing; it must be a string"),
     ],
 )
 def test_a_runner_of_the_user_that_is_wrong_is_refused(tmp_path, runner, error, message):
     with pytest.raises(error) as e:
         devices.place_of(target(tmp_path, runner))
     assert str(e.value).startswith(message)
+    (finding,) = devices.check(tmp_path / "mine.toml")
+    assert finding == str(e.value)
+
+
+@pytest.mark.parametrize("runner", ['device = "local"', 'device = "ssh"\nhost = "pi"', 'device = "qemu"'])
+def test_check_accepts_a_runner_that_is_sound(cli, tmp_path, monkeypatch, runner):
+    target(tmp_path, runner)
+    monkeypatch.chdir(tmp_path)
+    answer = cli("targets", "check", "mine.toml")
+    assert (answer.code, answer.out, answer.err) == (0, "ok\n", "")
+
+
+def test_check_tells_of_a_wrong_runner(cli, tmp_path):
+    (tmp_path / "mine.toml").write_text(PROFILE.format(runner='device = "sssh"', architecture="aarch64"))
+    answer = cli("targets", "check", tmp_path / "mine.toml")
+    assert (answer.code, answer.out) == (2, "wrong\n")
+    assert "no plugin provides device 'sssh'" in answer.err
 
 
 def test_an_architecture_without_a_sysroot_is_refused(tmp_path):
@@ -189,6 +208,16 @@ def test_plans_are_complete(name):
     assert all(len(w.sha256) == 64 and w.size_bytes > 0 and w.file.endswith(".whl") for w in plan.wheel)
     assert plan.core
     assert sysroot.of_machine(plan.machine) == name
+
+
+def test_a_relative_devices_folder_gives_cores_whose_links_lead_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEDL_DEVICES_FOLDER", "devices")
+    root = tmp_path / "devices" / "qemu-arm64" / "sysroot" / "root"
+    (root / "usr").mkdir(parents=True)
+    core = sysroot.as_core("qemu-arm64", "cortex-a72")
+    assert core.is_absolute()
+    assert (core / "usr").resolve() == root / "usr"
 
 
 def test_validate_on_a_target_without_its_device_says_so(cli, model, data, tmp_path):

@@ -167,6 +167,13 @@ def test_without_a_serial_there_must_be_one_phone(tmp_path, attached, message):
         Adb().open(Options(adb=str(client)))
 
 
+def test_the_only_phone_is_known_by_its_serial(tmp_path):
+    client = tmp_path / "adb"
+    client.write_text("#!/bin/sh\n[ $1 = devices ] && printf 'List\\nA1\\tdevice\\n' || echo device\n")
+    client.chmod(0o755)
+    assert Adb().board(Options(adb=str(client))) == "A1" == Adb().board(Options(serial="A1"))
+
+
 def test_without_a_client_its_package_is_named():
     with pytest.raises(InputError, match=r"no-adb: not on this machine\. Try: sudo apt-get install adb"):
         Adb().open(Options(adb="no-adb"))

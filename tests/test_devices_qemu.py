@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import orphans
 import pytest
 from conftest import SETUP, samples
 
@@ -130,6 +131,14 @@ def test_a_32_bit_core_runs_tflite_runtime(sysroots, float32, tmp_path):
         count = device.count(wanted, 100)
         assert (count.core, count.classes) == ("cortex-a7", {})
         assert count.instructions > 10_000
+
+
+def test_a_counting_emulator_ends_with_edgedl(tmp_path):
+    code = (
+        "import os; from edgedl.devices.qemu import QemuDevice; core = QemuDevice.__new__(QemuDevice)\n"
+        f"core._environment = dict(os.environ); core._once({orphans.WRITES_ITS_ID}, 100)"
+    )
+    assert not orphans.outlives(code, tmp_path)
 
 
 def test_more_threads_are_not_counted(core, int8, tmp_path):

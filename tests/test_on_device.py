@@ -1,5 +1,6 @@
 """What a device answers is checked before it is believed; devices of several targets work side by side."""
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgedl import artifacts, devices
+from edgedl.devices import adb, qemu, ssh
 from edgedl.errors import InputError, WorkerError
 from edgedl.types import Artifact, Check, Count, Lineage, Method, TensorSpec, Verdict
 from edgedl.validation import on_device
@@ -55,13 +57,14 @@ class CountingDevice(Device):
 
 
 class Place:
-    """A devices.Place that opens what a test made."""
+    """A devices.Place that opens what a test made, on a `board` or on none."""
 
-    opened, gives = devices.Place.opened, "outputs"
+    opened, gives, device = devices.Place.opened, "outputs", "test"
 
-    def __init__(self, device):
+    def __init__(self, device, board=None):
         self.plugin, self.options = self, None
         self.open = lambda options: device
+        self.board = lambda options: board
 
 
 @pytest.fixture
@@ -79,8 +82,8 @@ def inputs(tmp_path):
     return {"image": tmp_path / "x.npy"}
 
 
-def setting(device):
-    return Setting(runtime=artifacts.runtime_for("tflite"), resolver="xnnpack", place=Place(device))
+def setting(device, board=None):
+    return Setting(runtime=artifacts.runtime_for("tflite"), resolver="xnnpack", place=Place(device, board))
 
 
 @pytest.mark.parametrize(
@@ -110,11 +113,48 @@ def test_a_runtime_that_is_not_there_is_named(artifact, inputs):
         on_device.run(artifact, setting(device), inputs, repeats=1)
 
 
-def test_devices_of_several_targets_work_side_by_side(artifact, inputs):
+@pytest.mark.parametrize("boards", [(None, None), ("pi:22", "pi:2222")])
+def test_devices_of_several_targets_work_side_by_side(artifact, inputs, boards):
     two = [Device(), Device()]
     two[0].meet = two[1].meet = threading.Barrier(2)  # passed only where both are at work at once
-    found = on_device.run_all(artifact, [setting(d) for d in two], inputs, repeats=1)
+    settings = [setting(*each) for each in zip(two, boards, strict=True)]
+    found = on_device.run_all(artifact, settings, inputs, repeats=1)
     assert [r.figures.where for r in found] == ["litert 1.0 (xnnpack) on a device of the test"] * 2
+
+
+class Shy(Device):
+    """Waits a moment for another to come, and tells whether one did."""
+
+    met = False
+
+    def call(self, verb, request, timeout_s):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.meeting.wait(0.2)
+            self.met = True
+        return super().call(verb, request, timeout_s)
+
+
+def test_one_board_does_one_thing_at_a_time(artifact, inputs):
+    two = [Shy(), Shy()]
+    two[0].meeting = two[1].meeting = threading.Barrier(2)
+    found = on_device.run_all(artifact, [setting(d, "pi:22") for d in two], inputs, repeats=1)
+    assert [list(ran.outputs) for ran in found] == [["kind"], ["kind"]]
+    assert [device.met for device in two] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "board"),
+    [
+        (ssh.Options(host="pi"), "pi:22"),
+        (ssh.Options(host="pi", port=22, user="other", python="other"), "pi:22"),
+        (ssh.Options(host="pi", port=2222), "pi:2222"),
+        (adb.Options(serial="A1", benchmark_model="x"), "A1"),
+        (qemu.Options(), None),
+    ],
+)
+def test_profiles_share_the_board_that_they_name(options, board):
+    plugin = {ssh.Options: ssh.Ssh, adb.Options: adb.Adb, qemu.Options: qemu.Qemu}[type(options)]()
+    assert plugin.board(options) == board
 
 
 def test_instructions_are_a_check_with_its_limit(artifact, inputs):

@@ -57,9 +57,9 @@ def check(file: str, as_json: bool) -> int:
     """Check a profile of your own; exit 2 when something is wrong."""
     from pathlib import Path
 
-    from edgedl import targets
+    from edgedl import devices
 
-    findings = targets.check(Path(file))
+    findings = devices.check(Path(file))
     for finding in findings:
         options.say(finding)
     options.answer({"file": file, "findings": findings}, as_json, "wrong" if findings else "ok")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgedl import plugins, targets, toml
+from edgedl.errors import InputError, PluginError
 from edgedl.types import Device, DevicePlugin, Gives, Target
 
 LOCAL = "local"
+_boards: dict[tuple[str, str], threading.Lock] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +38,15 @@ class Place:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Device]:
-        """The device, reached; nothing is left on it afterwards."""
-        device = self.plugin.open(self.options)
-        try:
-            yield device
-        finally:
-            device.close()
+        """The device, reached; nothing is left on it afterwards. A board is open once at a time: times need quiet."""
+        board = self.plugin.board(self.options)
+        lock = threading.Lock() if board is None else _boards.setdefault((self.device, board), threading.Lock())
+        with lock:
+            device = self.plugin.open(self.options)
+            try:
+                yield device
+            finally:
+                device.close()
 
 
 def overview() -> list[dict[str, str]]:
@@ -64,14 +71,24 @@ def named(target: Target) -> Place | None:
     Raises InputError or PluginError for what the profile names wrongly.
     """
     name = target.runner.get("device", LOCAL)
-    if name == LOCAL:
-        return None
     plugin: DevicePlugin = plugins.load("devices", name)
     given = {k: v for k, v in target.runner.items() if k != "device"}
     architecture = target.cpu.get("architecture")
     if architecture and "architecture" in {f.name for f in dataclasses.fields(plugin.options)}:
         given.setdefault("architecture", architecture)
-    return Place(device=name, options=toml.build(plugin.options, given, f"target {target.id}: [runner]"))
+    options: Any = toml.build(plugin.options, given, f"target {target.id}: [runner]")
+    return None if name == LOCAL else Place(device=name, options=options)
+
+
+def check(profile: Path) -> list[str]:
+    """What is wrong with a profile, one message each, its [runner] where the rest is sound. Raises InputError."""
+    found = targets.check(profile)
+    if not found:
+        try:
+            place_of(targets.load(str(profile.absolute())))
+        except (InputError, PluginError) as e:
+            found.append(str(e))
+    return found
 
 
 def gives(target: Target) -> Gives:

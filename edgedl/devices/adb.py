@@ -66,6 +66,10 @@ class Adb:
         """Nothing: a user who names a phone wants that phone."""
         return ""
 
+    def board(self, options: Options) -> str:
+        """The phone; the only one attached is asked for its serial."""
+        return options.serial or AdbLink(options).serial
+
     def open(self, options: Options) -> Device:
         """Find the phone, bring a Python where it has none, and start the agent there; or bring `benchmark_model`."""
         link = AdbLink(options)
@@ -133,9 +137,9 @@ class AdbLink:
         self._adb = [found]
         if options.serial and ":" in options.serial:
             self._client("connect", options.serial)
-        serial = options.serial or self._only_one()
-        self.where = f"phone {serial}"
-        self._adb += ["-s", serial]
+        self.serial = options.serial or self._only_one()
+        self.where = f"phone {self.serial}"
+        self._adb += ["-s", self.serial]
         self._check_state()
 
     def _only_one(self) -> str:

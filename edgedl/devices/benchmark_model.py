@@ -81,10 +81,14 @@ class BenchmarkModelDevice:
         if artifact.suffix != ".tflite":
             message = f"{self.name}: benchmark_model runs .tflite files, not {artifact.name}"
             raise InputError(message)
+        kernels = request.get("resolver")
+        if kernels not in (None, *KERNELS):
+            message = f"{self.name}: benchmark_model has no {kernels!r} kernels; allowed: {', '.join(KERNELS)}"
+            raise InputError(message)
         graph = self.push(artifact, file_sha256(artifact))
         flags = [f"--graph={graph}", f"--num_threads={request['threads']}", f"--warmup_runs={WARMUP}"]
-        if request.get("resolver"):
-            flags.append(KERNELS[request["resolver"]])
+        if kernels:
+            flags.append(KERNELS[kernels])
         said = self._run([*flags, f"--num_runs={repeats}"], timeout_s)
         watched = ["--report_peak_memory_footprint=true", "--memory_footprint_check_interval_ms=5"]
         memory = self._run([*flags, f"--num_runs={MEMORY_RUNS}", *watched], timeout_s)

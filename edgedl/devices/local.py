@@ -13,9 +13,7 @@ from edgedl.types import Gives, Method
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`python` is an interpreter with the runtimes, by default this one."""
-
-    python: str | None = None
+    """None: the runtimes are those of this interpreter."""
 
 
 class Local:
@@ -31,9 +29,12 @@ class Local:
         """Nothing is."""
         return ""
 
-    def open(self, options: Options) -> ChildDevice:
+    def board(self, options: Options) -> None:
+        """None: each is a child of its own."""
+
+    def open(self, options: Options) -> ChildDevice:  # noqa: ARG002
         """A child of its own."""
-        return ChildDevice("this machine", Method.MEASURED_HOST, worker.pool().start("local", options.python))
+        return ChildDevice("this machine", Method.MEASURED_HOST, worker.pool().start("local"))
 
 
 class ChildDevice:

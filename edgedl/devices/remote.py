@@ -22,6 +22,7 @@ from edgedl.types import Method
 
 START_S = 120.0  # an emulated Python takes its time
 COMMAND_S = 60.0
+SLOWEST_BYTES_S = 50_000  # of a link, and of a hash on an emulated core
 FULL_BYTES = 16_384
 CHECKED_BYTES = 1_000_000  # what is smaller is sent without a look at the room there
 LEAVE_S = 3.0
@@ -112,7 +113,7 @@ class RemoteDevice:
             if sha256 not in self._pushed:
                 there = f"{self.folder}/{sha256[:16]}{path.suffix}"
                 put(self._link, self.folder, path, there)
-                self._same(self.call("digest", {"paths": [there]}, COMMAND_S).get(there), path, path.name)
+                self._same(self._digest([there], path.stat().st_size).get(there), path, path.name)
                 self._pushed[sha256] = there
             return self._pushed[sha256]
 
@@ -135,12 +136,17 @@ class RemoteDevice:
         self._wait(verb, folder, timeout_s)
         reply = self._reply(verb, folder, scratch)
         if written:
-            sums = self.call("digest", {"paths": list(written.values())}, COMMAND_S)
             for name, there in written.items():
                 self._link.get(there, Path(outputs[name]))
+            sums = self._digest(list(written.values()), sum(Path(path).stat().st_size for path in outputs.values()))
+            for name, there in written.items():
                 self._same(sums.get(there), Path(outputs[name]), f"output {name!r}")
             self._link.run(f"rm -r {folder}")
         return reply
+
+    def _digest(self, paths: list[str], size_bytes: int) -> Mapping[str, Any]:
+        """The SHA-256 of files there, by path, in a time by their size."""
+        return self.call("digest", {"paths": paths}, COMMAND_S + size_bytes / SLOWEST_BYTES_S)
 
     def _wait(self, verb: str, folder: str, timeout_s: float) -> None:
         assert self._talk is not None  # noqa: S101
@@ -220,11 +226,17 @@ class RemoteDevice:
 
 def installed_python(link: Link, python: str) -> str:
     """The shell command of a Python that is on the device. Raises InputError where it is not."""
-    program = shlex.quote(python)
+    program = quoted(python)
     if link.run(f"command -v {program} || true").strip() == "":
         message = f"{link.where}: there is no {python}; name [runner] python"
         raise InputError(message)
     return program
+
+
+def quoted(path: str) -> str:
+    """A path as a word of the device's shell, which puts the home there in place of ~/."""
+    home = "~/" if path.startswith("~/") else ""
+    return home + shlex.quote(path.removeprefix(home))
 
 
 def put(link: Link, folder: str, local: Path, there: str) -> None:
@@ -261,7 +273,7 @@ def guard(link: Link, folder: str) -> Talk:
 def folder_in(link: Link, base: str) -> str:
     """A new folder in `base`. Raises InputError where none can be made."""
     try:
-        said = link.run(f"mktemp -d {shlex.quote(base)}/edgedl-XXXXXX")
+        said = link.run(f"mktemp -d {quoted(base)}/edgedl-XXXXXX")
     except WorkerError as e:
         message = f"{e}; name a [runner] folder that may be written in"
         raise InputError(message) from e

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgedl.devices.remote import COMMAND_S, LEAVE_S, RemoteDevice, installed_python
+from edgedl.devices.remote import COMMAND_S, LEAVE_S, SLOWEST_BYTES_S, RemoteDevice, installed_python
 from edgedl.errors import EdgedlError, InputError, PluginError, WorkerError
 from edgedl.types import Gives
 
 T = TypeVar("T")
+PORT = 22
 CONNECT_S = 20.0
-SLOWEST_BYTES_S = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,10 @@ class Ssh:
     def missing(self, options: Options) -> str:  # noqa: ARG002
         """Nothing: a user who names a board wants that board."""
         return ""
+
+    def board(self, options: Options) -> str:
+        """The address, whoever the user is."""
+        return f"{options.host}:{options.port or PORT}"
 
     def open(self, options: Options) -> RemoteDevice:
         """Connect, and start the agent there."""

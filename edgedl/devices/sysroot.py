@@ -84,8 +84,8 @@ def of_machine(machine: str) -> str:
 
 
 def folder(name: str) -> Path:
-    """Where a sysroot and what is made for it lie."""
-    return Path(os.environ.get("EDGEDL_DEVICES_FOLDER") or model_file.cache_folder() / "devices") / name
+    """Where a sysroot and what is made for it lie: an absolute path, since links and emulators lead there."""
+    return Path(os.environ.get("EDGEDL_DEVICES_FOLDER") or model_file.cache_folder() / "devices").absolute() / name
 
 
 def fingerprint(name: str) -> str:

@@ -44,7 +44,7 @@ class Request:
     custom_objects: str | None = None
 
 
-Key = tuple[str, str | None, Place | None]  # runtime, kernels, device
+Key = tuple[str, str | None, str | None, Place | None]  # runtime, kernels, those of times alone, device
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,7 +116,7 @@ def _run(request: Request, artifact: Artifact, inputs: Mapping[str, Path]) -> di
 
 def key(setting: Setting) -> Key:
     """What two targets must have in common to share outputs."""
-    return setting.runtime.name, setting.resolver, setting.place
+    return setting.runtime.name, setting.resolver, setting.delegate, setting.place
 
 
 def _artifact_reference(

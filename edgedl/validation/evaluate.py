@@ -21,10 +21,14 @@ from edgedl.types import AgentRuntime, Artifact, to_json
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How an artifact is run: the runtime, its kernels, the threads of one interpreter, and where, if not here."""
+    """How an artifact is run: the runtime, its kernels, the threads of one interpreter, and where, if not here.
+
+    A device that gives times alone may have another `delegate`, "gpu" or "npu", than the kernels that give outputs.
+    """
 
     runtime: AgentRuntime
     resolver: str | None = None
+    delegate: str | None = None
     threads: int = 1
     place: Place | None = None
 

@@ -136,10 +136,15 @@ def figures_of(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path],
     assert setting.place is not None  # noqa: S101
     with setting.place.opened() as device:
         if not _runs(setting):
-            asked = evaluate.request(artifact, setting, inputs)
+            asked = asked_of(artifact, setting, inputs)
             return replace(_figures(device, device.name, asked, repeats), runs=False)
         where = _where(device, setting)
         return _figures(device, where, _pushed(device, evaluate.request(artifact, setting, inputs)), repeats)
+
+
+def asked_of(artifact: Artifact, setting: Setting, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """The request to a device that gives no outputs."""
+    return evaluate.request(artifact, setting, inputs) | {"resolver": setting.delegate or setting.resolver}
 
 
 def _figures(device: Device, where: str, asked: Mapping[str, Any], repeats: int) -> Figures:

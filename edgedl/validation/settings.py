@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgedl import artifacts, devices
-from edgedl.types import Artifact, Target
+from edgedl.agent import CPU_KERNELS
+from edgedl.types import AgentRuntime, Artifact, Target, TargetRuntime
 from edgedl.validation.evaluate import Setting
 
 _MISSED = {
@@ -38,13 +39,33 @@ def setting_for(
             chosen = artifacts.runtime_for(format_, found.name)
             why = "" if place and gives == "outputs" else artifacts.why_not(chosen)
             if not why:
-                return Setting(runtime=chosen, resolver=found.resolver, threads=threads, place=place), said
+                kernels, delegate = _kernels(chosen, found), _delegate(found)
+                if delegate:
+                    run_by = kernels or chosen.name
+                    said.append(f"target {target.id}: outputs are those of {run_by} on the CPU, in place of {delegate}")
+                return Setting(
+                    runtime=chosen, resolver=kernels, delegate=delegate if place and gives == "times" else None,
+                    threads=threads, place=place,
+                ), said  # fmt: skip
             broken = f", which does not start here: {why}. Try: {chosen.install}"
     nearest = artifacts.runtime_for(format_)
-    resolver = offered[0].resolver if offered else None
+    resolver = _kernels(nearest, offered[0]) if offered else None
     named = offered[0].name if offered else "no runtime for this format"
     kernels = f"{nearest.name} with {resolver} kernels" if resolver else nearest.name
     note = f"target {target.id}: outputs are those of {kernels} on this machine, in place of {named}{broken}"
     return Setting(runtime=nearest, resolver=resolver, threads=threads, place=None if gives == "outputs" else place), [
         note
     ]
+
+
+def _delegate(found: TargetRuntime) -> str | None:
+    """What takes its operators instead of the CPU."""
+    return found.resolver if found.resolver in ("gpu", "npu") else None
+
+
+def _kernels(chosen: AgentRuntime, found: TargetRuntime) -> str | None:
+    """The kernels of a target's runtime; for those of a GPU or an NPU, which nothing here has, the CPU's."""
+    if not _delegate(found):
+        return found.resolver
+    usual = "xnnpack" if chosen.format == "tflite" and chosen.model is None else None
+    return next((kernels for kernels in found.fallback if kernels in CPU_KERNELS), usual)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -53,6 +54,9 @@ class Firmware:
         packages = [package for tool, package in PACKAGES.items() if shutil.which(tool) is None]
         return f"sudo apt-get install {' '.join(packages)}" if packages else ""
 
+    def board(self, options: Options) -> None:
+        """None: each is an emulator of its own."""
+
     def open(self, options: Options) -> FirmwareDevice:
         """The core of that board."""
         return FirmwareDevice(options.machine)
@@ -84,7 +88,8 @@ class FirmwareDevice:
         if request["threads"] != 1:
             message = f"threads must be 1, got {request['threads']}: a Cortex-M has one core"
             raise InputError(message)
-        with tempfile.TemporaryDirectory(prefix="edgedl-firmware-") as folder:
+        # by this name the next edgedl removes it, where this one is killed
+        with tempfile.TemporaryDirectory(prefix=f"edgedl-{os.getpid()}-firmware-") as folder:
             made = emulation.generate(Path(request["artifact"]), Path(folder), timeout_s)
             found = emulation.run(made, self._machine, _codes(request, made), Path(folder), timeout_s)
         left_out = f", without {', '.join(made.left_out)}" if made.left_out else ""

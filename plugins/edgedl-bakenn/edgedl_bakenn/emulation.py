@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from edgedl import agent
 from edgedl.errors import EdgedlError, InputError, UnsupportedError, WorkerError
 
 HERE = Path(__file__).parent
@@ -137,14 +138,15 @@ def _large(functions: dict[str, int], total: int) -> dict[str, int]:
 
 def _run(command: Sequence[str], folder: Path, timeout_s: float, what: str) -> str:
     """What it prints. Raises WorkerError with its last words where it fails, InputError where it is not there."""
+    if shutil.which(command[0]) is None:
+        message = f"{command[0]}: not on this machine, or no program"
+        raise InputError(message)
+    tied = agent.tied(list(command))  # whatever becomes of edgedl, no emulator goes on
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(tied, cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as e:
         message = f"{what} did not end in {timeout_s:g} s"
         raise WorkerError(message) from e
-    except OSError as e:
-        message = f"{command[0]} does not start: {e.strerror}"
-        raise InputError(message) from e
     if done.returncode != 0:
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         wrong = [line for line in said if "overflowed" in line or "left for the stack" in line] or said[-3:]

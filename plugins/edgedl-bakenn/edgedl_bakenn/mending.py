@@ -55,7 +55,10 @@ def _cut_front(model: Any, graph: Any) -> list[str]:
 
 
 def _cut_end(model: Any, graph: Any) -> list[str]:
-    """End before the first operator that bakenn lacks. Raises UnsupportedError where that leaves out work."""
+    """End before the first operator that bakenn lacks.
+
+    Raises UnsupportedError where that leaves out work, or would not give one output.
+    """
     names = [flatbuffer.op_name(model, op) for op in graph.operators]
     first = next((i for i, name in enumerate(names) if name not in COVERED), len(names))
     kept, rest = graph.operators[:first], graph.operators[first:]
@@ -65,10 +68,10 @@ def _cut_end(model: Any, graph: Any) -> list[str]:
     used = made & {int(i) for part in (graph.outputs, *(op.inputs for op in rest)) for i in part}
     share = _macs(model, graph, rest) / max(1, _macs(model, graph, graph.operators))
     if share > HARDLY or len(used) != 1:
-        message = (
-            f"bakenn reads {', '.join(COVERED)}, and not {names[first]}, operator {first}; "
-            f"{share:.0%} of the multiply-accumulates come after it"
-        )
+        why = f"{len(used)} tensors from before it would be outputs, and bakenn takes one"
+        if share > HARDLY:
+            why = f"{share:.0%} of the multiply-accumulates come after it"
+        message = f"bakenn reads {', '.join(COVERED)}, and not {names[first]}, operator {first}; {why}"
         raise UnsupportedError(message)
     graph.operators, graph.outputs = kept, sorted(used)
     return names[first:]

@@ -1,16 +1,18 @@
 """Instructions on an emulated Cortex-M: they repeat, the C that is counted gives the reference kernels' bits."""
 
+import os
 import shutil
 
 import crafted
 import numpy as np
+import orphans
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from conftest import SETUP
 
 from edgedl.errors import InputError, UnsupportedError
 from edgedl_bakenn import emulation, mending
-from edgedl_bakenn.device import PACKAGES, Firmware, Options
+from edgedl_bakenn.device import PACKAGES, Firmware, FirmwareDevice, Options
 from edgedl_tflite import flatbuffer
 
 needs_tools = pytest.mark.skipif(
@@ -78,6 +80,21 @@ def test_work_behind_an_operator_that_bakenn_lacks_is_not_left_out(tmp_path):
         emulation.generate(path, tmp_path, 100)
 
 
+def test_an_end_of_two_tensors_is_the_reason_where_it_is(tmp_path):
+    model = flatbuffer.read(crafted.strided_model(tmp_path / "m.tflite").read_bytes())
+    model.subgraphs[0].outputs = [9, 3]
+    with pytest.raises(UnsupportedError, match=r"and not SOFTMAX, operator 3; 2 tensors from before it would be outp"):
+        mending.mend(model)
+
+
+def test_a_network_that_begins_with_what_bakenn_lacks_is_refused(tmp_path):
+    model = flatbuffer.read(crafted.strided_model(tmp_path / "m.tflite").read_bytes())
+    graph = model.subgraphs[0]
+    graph.operators, graph.inputs = graph.operators[3:], [8]
+    with pytest.raises(UnsupportedError, match=r"and not SOFTMAX, operator 0; 0 tensors from before it would be outp"):
+        mending.mend(model)
+
+
 def test_what_bakenn_says_of_a_file_is_passed_on(tmp_path):
     with pytest.raises(UnsupportedError, match=r"bakenn: .*scale"):  # those of this file are no converter's
         emulation.generate(crafted.small_model(tmp_path / "m.tflite"), tmp_path, 100)
@@ -101,6 +118,30 @@ def test_what_does_not_fit_the_board_is_told(made, tmp_path, monkeypatch):
     monkeypatch.setattr(emulation, "COMPILER", str(linker))
     with pytest.raises(InputError, match=r"does not fit the 4 MB .* region `ROM' overflowed by 12 bytes"):
         emulation.run(made, "mps2-an386", bytes(128), tmp_path, 100)
+
+
+def test_a_tool_that_is_not_there_is_the_users_to_know(tmp_path):
+    with pytest.raises(InputError, match="no-gcc: not on this machine, or no program"):
+        emulation._run(["no-gcc"], tmp_path, 100, "gcc")
+
+
+def test_an_emulator_ends_with_edgedl(tmp_path):
+    code = f"from edgedl_bakenn import emulation; emulation._run({orphans.WRITES_ITS_ID}, '.', 100, 'a core')"
+    assert not orphans.outlives(code, tmp_path)
+
+
+@needs_tools
+def test_the_folder_of_a_firmware_is_one_that_is_swept(model, tmp_path, monkeypatch):
+    folders = []
+
+    def killed(source, folder, timeout_s):
+        folders.append(folder.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(emulation, "generate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        FirmwareDevice("mps2-an386").count({"artifact": str(model), "threads": 1}, 100)
+    assert folders[0].startswith(f"edgedl-{os.getpid()}-firmware-")
 
 
 def test_missing_tools_are_named(monkeypatch):

@@ -40,7 +40,10 @@ class Agreement:
 
 
 def compare(path: Path, inputs: Mapping[str, Path], *, straight: bool) -> Agreement:
-    """Run the first samples with both. `inputs` are real numbers by name, or what is stored where `straight`."""
+    """Run the first samples with both, a batch at a time.
+
+    `inputs` are real numbers by name, or what is stored where `straight`. Raises ValueError for data of another shape.
+    """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     builtin = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -54,19 +57,20 @@ def compare(path: Path, inputs: Mapping[str, Path], *, straight: bool) -> Agreem
     only = graph.read(content).subgraphs[0]
     samples = min(SAMPLES, *(len(np.load(p, mmap_mode="r")) for p in inputs.values()))
     largest, differing, total, parted = 0.0, 0, 0, Counter[str]()
-    for i in range(samples):
-        values = [
-            _stored(spec, np.load(inputs[spec["name"]], mmap_mode="r")[i : i + 1], straight) for spec in ours.inputs
-        ]
+    batch = max(1, *(spec["shape"][0] for spec in ours.inputs if spec["shape"]))
+    for at in range(0, samples, batch):
+        count = min(batch, samples - at)
+        places = np.minimum(np.arange(at, at + batch), samples - 1)  # the last sample fills its batch
+        values = [_stored(spec, np.load(inputs[spec["name"]], mmap_mode="r")[places], straight) for spec in ours.inputs]
         theirs = _outputs(litert, only, values, ours)
         ours.feed(values)
-        pairs = list(zip(ours.invoke(), theirs, strict=True))
-        steps = [np.abs(a.astype(np.float64) - b.astype(np.float64)) for a, b in pairs]
+        pairs = zip(ours.invoke(), theirs, strict=True)
+        steps = [np.abs(a.astype(np.float64) - b.astype(np.float64)).reshape(batch, -1)[:count] for a, b in pairs]
         largest = max(largest, *(float(s.max()) for s in steps))
         total += sum(s.size for s in steps)
-        differing += (different := sum(int(np.count_nonzero(s)) for s in steps))
-        if different:
-            parted[_first(litert, keeping, values, ours)] += 1
+        differing += sum(int(np.count_nonzero(s)) for s in steps)
+        if different := int(np.count_nonzero(sum(s.any(axis=1) for s in steps))):
+            parted[_first(litert, keeping, values, ours)] += different
     quantized = all(spec["dtype"] in ("int8", "int16", "uint8") for spec in ours.outputs)
     return Agreement(
         samples=samples, largest=largest, quantized=quantized, differing=differing / total, operators=dict(parted)

@@ -16,14 +16,14 @@ def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straig
 
     Where an NPU takes operators, their memory is the compiler's affair, and no arena is told.
 
-    Raises UnsupportedError where TFLM does not run the file.
+    Raises UnsupportedError where TFLM does not run the file on these inputs.
     """
     try:
         has_npu = target["accelerator"].get("kind") == "npu"
         checks = [] if has_npu else [_arena(Path(path).read_bytes(), target)]
         if inputs:
             checks.append(_kernels(Path(path), target, inputs, straight))
-    except RuntimeError as e:
+    except (RuntimeError, ValueError) as e:
         message = f"{path}: TFLM does not run it: {e}"
         raise UnsupportedError(message) from e
     return checks

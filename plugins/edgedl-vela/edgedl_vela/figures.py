@@ -17,7 +17,9 @@ UNNAMED = "<unnamed>"  # as Vela calls a tensor that the file holds without a na
 
 
 def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straight: bool) -> list[Check]:  # noqa: ARG001
-    """`cpu_fallback_ops`, with reasons; of what the NPU runs, Arm's estimates of SRAM, flash and cycles.
+    """`cpu_fallback_ops`, with reasons; of what the NPU runs, Arm's estimates of SRAM, flash or DRAM, and cycles.
+
+    DRAM holds activations beside the weights where the SRAM is the NPU's own (`Dedicated_Sram`).
 
     Raises UnsupportedError where Vela refuses the file.
     """
@@ -29,8 +31,8 @@ def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straig
         compiled_bytes = made.path.stat().st_size
     where = f"{made.summary['accelerator_configuration']}, {made.summary['system_config']}"
     estimate = {"target": target["id"], "method": Method.VENDOR_ESTIMATE}
-    sram, flash = _bytes(made, "sram"), _bytes(made, "on_chip_flash") + _bytes(made, "off_chip_flash")
-    flash += _bytes(made, "dram")  # where a system configuration has DRAM in its place
+    flash, dram = _bytes(made, "on_chip_flash") + _bytes(made, "off_chip_flash"), _bytes(made, "dram")
+    file = f"Vela, {where}; the compiled file has {compiled_bytes:,} bytes"
     left = Check(
         name="cpu_fallback_ops", target=target["id"], measured=len(made.cpu), unit="count", method=Method.STATIC,
         why=_left(made),
@@ -39,9 +41,9 @@ def figures(path: str, target: dict[str, Any], inputs: Mapping[str, str], straig
         return [left]
     return [
         left,
-        Check(name="npu_sram_bytes", measured=sram, unit="bytes", why=f"Vela, {where}", **estimate),
-        Check(name="npu_flash_bytes", measured=flash, unit="bytes",
-              why=f"Vela, {where}; the compiled file has {compiled_bytes:,} bytes", **estimate),
+        Check(name="npu_sram_bytes", measured=_bytes(made, "sram"), unit="bytes", why=f"Vela, {where}", **estimate),
+        *(Check(name=name, measured=used, unit="bytes", why=file, **estimate)
+          for name, used in (("npu_flash_bytes", flash), ("npu_dram_bytes", dram)) if used),
         Check(name="npu_cycles", measured=float(made.summary["cycles_total"]), unit="count",
               why=_time(made, where), **estimate),
     ]  # fmt: skip

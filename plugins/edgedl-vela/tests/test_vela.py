@@ -12,6 +12,7 @@ from edgedl_vela.figures import figures
 pytest.importorskip("ethosu.vela", reason="Vela is not installed: pip install ethos-u-vela")
 U55 = {"name": "ethos-u55-128", "system_config": "Ethos_U55_High_End_Embedded", "memory_mode": "Shared_Sram"}
 U65 = {"name": "ethos-u65-256", "system_config": "Ethos_U65_Embedded", "memory_mode": "Shared_Sram"}
+U65_DRAM = {"name": "ethos-u65-256", "system_config": "Ethos_U65_High_End", "memory_mode": "Dedicated_Sram"}
 U85 = {"name": "ethos-u85-256", "system_config": "Ethos_U85_SYS_Flash_Low", "memory_mode": "Shared_Sram"}
 
 
@@ -33,6 +34,16 @@ def test_every_operator_of_an_int8_model_is_on_the_npu(model, accelerator):
     estimates = [checks[name] for name in ("npu_sram_bytes", "npu_flash_bytes", "npu_cycles")]
     assert all(check.measured > 0 and check.method is Method.VENDOR_ESTIMATE for check in estimates)
     assert "Arm's estimate" in checks["npu_cycles"].why
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "has", "lacks"), [(U65, "flash", "dram"), (U65_DRAM, "dram", "flash")], ids=["flash", "dram"]
+)
+def test_dram_which_holds_activations_is_no_flash(model, accelerator, has, lacks):
+    checks = told(model, accelerator)
+    assert checks[f"npu_{has}_bytes"].measured > 0
+    assert "the compiled file has" in checks[f"npu_{has}_bytes"].why
+    assert f"npu_{lacks}_bytes" not in checks
 
 
 def test_an_operator_that_vela_lacks_is_counted_with_its_reason(tmp_path):
