@@ -1,7 +1,7 @@
 """What oneDNN, which TensorFlow computes with on x86 unless told otherwise, trains right.
 
-It trains ResNet8 1.6 times as fast, but in TensorFlow 2.21 it is known to write past its memory: in the gradient of some
-convolutions (`unsafe_layers`) and in products of matrices with a broadcast
+It trains ResNet8 1.6 times as fast, but in TensorFlow 2.21 it is known to write past its memory: in the gradient of
+some convolutions (`unsafe_layers`) and in products of matrices with a broadcast
 (github.com/tensorflow/tensorflow/pull/120199). So only networks of plain layers are trained with it.
 """
 
