@@ -87,11 +87,46 @@ def test_what_it_cannot_do_is_refused_by_name(model, tmp_path):
         export(model, out, embed_preprocessing=({"op": "scale"},))
     free = keras.Input((None, 4), name="x")
     keras.Model(free, keras.layers.Dense(2)(free)).save(tmp_path / "free.keras")
-    with pytest.raises(InputError, match=r"input 'x' has free sizes, .*--shape x=1,N,4"):
+    with pytest.raises(InputError, match=r"input 'x' has free sizes \(None, None, 4\): fix them with --shape x=1,T,4"):
         export(tmp_path / "free.keras", out)
+    with pytest.raises(InputError, match=r"--shape x=1,5,3: the model takes \(None, None, 4\)"):
+        export(tmp_path / "free.keras", out, shapes={"x": (1, 5, 3)})
+    with pytest.raises(InputError, match=r"--shape x=1,5: the model takes \(None, None, 4\)"):
+        export(tmp_path / "free.keras", out, shapes={"x": (1, 5)})
+    with pytest.raises(InputError, match=r"--shape y: no such input; the model has x"):
+        export(tmp_path / "free.keras", out, shapes={"y": (1, 5, 4)})
     assert not out.exists()
     export(tmp_path / "free.keras", out, shapes={"x": (1, 5, 4)})
     assert list(spec_of(out).description.input[0].type.multiArrayType.shape) == [1, 5, 4]
+
+
+def test_a_model_that_takes_a_dictionary_is_fed_one(tmp_path):
+    import keras
+
+    inputs = {name: keras.Input((size,), name=name) for name, size in (("zebra", 4), ("ant", 2))}
+    hidden = keras.layers.Concatenate()([inputs["zebra"], inputs["ant"]])
+    keras.Model(inputs, keras.layers.Dense(2, name="out")(hidden)).save(tmp_path / "m.keras")
+    export(tmp_path / "m.keras", tmp_path / "m.mlmodel")
+    spec = spec_of(tmp_path / "m.mlmodel")
+    assert {i.name: list(i.type.multiArrayType.shape) for i in spec.description.input} == {"ant": [1, 2], "zebra": [1, 4]}
+    (joined,) = (layer for layer in spec.neuralNetwork.layers if layer.WhichOneof("layer") == "concatND")
+    assert list(joined.input) == ["zebra", "ant"]
+
+
+def test_what_coremltools_fails_on_is_refused_by_name(tmp_path):
+    import keras
+
+    loop = keras.Sequential([keras.Input((3, 2), name="x"), keras.layers.GRU(2, name="gru"), keras.layers.Dense(1)])
+    loop.save(tmp_path / "loop.keras")
+    with pytest.raises(UnsupportedError, match="layers that run in a loop: gru; build them with unroll=True"):
+        export(tmp_path / "loop.keras", tmp_path / "a.mlmodel")
+    flat = keras.Sequential([keras.Input((3, 2), name="x"), keras.layers.GRU(2, name="gru", unroll=True)])
+    flat.save(tmp_path / "flat.keras")
+    export(tmp_path / "flat.keras", tmp_path / "a.mlmodel")
+    erf = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Activation("gelu")])
+    erf.save(tmp_path / "erf.keras")
+    with pytest.raises(UnsupportedError, match="cannot do this model: NotImplementedError: .*'Erfc' not implemented"):
+        export(tmp_path / "erf.keras", tmp_path / "b.mlmodel")
 
 
 def test_it_says_that_nothing_ran_the_file_and_no_package_takes_it(cli, model, tmp_path):
