@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +84,24 @@ def _converted(model: keras.Model, inputs: Sequence[TensorSpec], outputs: Sequen
             message = f"Core ML export cannot do this model: {_why(model, e)}"
             raise UnsupportedError(message) from e
     spec = made.get_spec()
-    for old, new in zip(_output_names(function), outputs, strict=True):
-        coremltools.utils.rename_feature(spec, old, new.name)  # without inputs it would leave the layers as they are
+    made_names = [tensor.name.split(":")[0] for tensor in (*function.inputs[: len(inputs)], *function.outputs)]
+    wanted = [s.name for s in (*inputs, *outputs)]
+    names = {name: f"inner {name}" for name in wanted} | dict(zip(made_names, wanted, strict=True))
+    for feature in (*spec.description.input, *spec.description.output):
+        feature.name = names[feature.name]
+    _rename(spec.neuralNetwork.layers, names)
     spec.description.metadata.userDefined.pop(DATE, None)
     return spec
+
+
+def _rename(layers: Iterable[Any], names: Mapping[str, str]) -> None:
+    """Give tensors of a network other names, all at once, and of those in it: coremltools' own leaves both out."""
+    for layer in layers:
+        for tensors in (layer.input, layer.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
+        branch, loop = layer.branch, layer.loop
+        for network in (branch.ifBranch, branch.elseBranch, loop.conditionNetwork, loop.bodyNetwork):
+            _rename(network.layers, names)
 
 
 def _why(model: keras.Model, error: Exception) -> str:
@@ -102,10 +116,5 @@ def _function(model: keras.Model, inputs: Sequence[TensorSpec]) -> Any:
     """The model as a TensorFlow function of its inputs, in their order, giving a list of its outputs."""
     import tensorflow as tf
 
-    given = [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in inputs]
+    given = [tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{i}") for i, spec in enumerate(inputs)]
     return tf.function(lambda *values: call_flat(model, values), autograph=False).get_concrete_function(*given)
-
-
-def _output_names(function: Any) -> list[str]:
-    """What coremltools calls the outputs of a function: the operations that give them."""
-    return [tensor.name.split(":")[0] for tensor in function.outputs]
