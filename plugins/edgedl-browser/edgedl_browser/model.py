@@ -21,7 +21,9 @@ LOAD_TIMEOUT_MS = 120_000
 
 
 class BrowserModel:
-    """`took_ns` is the time of the last inference, taken inside the page."""
+    """`took_ns` is the time of the last inference and `load_ms` that of loading, both taken inside the page."""
+
+    peak_rss_bytes = None  # the browser is many processes, which share pages
 
     def __init__(self, request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> None:
         server, browser = _started()
@@ -34,6 +36,7 @@ class BrowserModel:
         self._page.wait_for_function("window.ready")
         asked = [request["runtime"], f"/models/{name}", request.get("threads") or 1]
         told = self._evaluate("a => window.load(...a)", asked)
+        self.load_ms = float(told["took"])
         if not told["isolated"]:
             message = "the page is not isolated, so that it has no threads"
             raise RuntimeError(message)

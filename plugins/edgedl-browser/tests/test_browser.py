@@ -1,13 +1,19 @@
 """LiteRT.js and onnxruntime-web in a real headless Chromium; what is said where a part of it is missing."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from crafted import float_model, small_model
 
 from edgedl import artifacts, testing
 from edgedl.errors import InputError
-from edgedl.validation import evaluate
+from edgedl.validation import evaluate, validate
+from edgedl.validation.cases import Request
 from edgedl.validation.evaluate import Setting
+from edgedl.validation.gates import Gates
 from edgedl_browser import places
 from edgedl_browser.server import Server
 
@@ -52,6 +58,37 @@ def test_litert_js_gives_the_outputs_of_litert(tmp_path, rows):
     expected = outputs(path, rows, "litert")
     np.testing.assert_allclose(outputs(path, rows, "litert-js"), expected, atol=1e-6)
     np.testing.assert_allclose(outputs(path, rows, "litert-js", threads=2), expected, atol=1e-6)
+
+
+WORKERS = """
+import sys
+import numpy as np
+from edgedl_browser.model import BrowserModel
+asked = {"artifact": sys.argv[1], "runtime": sys.argv[2]}
+cores = BrowserModel(asked, {})._page.evaluate("navigator.hardwareConcurrency")
+model = BrowserModel({**asked, "threads": cores + 3}, {})
+model.feed([np.zeros(s["shape"], s["dtype"]) for s in model.inputs])
+model.invoke()
+print(len(model._page.workers) - cores)
+"""
+
+
+@needs_litert
+def test_litert_js_starts_the_threads_that_are_asked_for(tmp_path):
+    command = [sys.executable, "-c", WORKERS, float_model(tmp_path / "m.tflite"), "litert-js"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert told.stdout.split() == ["2"]  # and the page's own thread
+
+
+@needs_litert
+def test_times_are_the_page_s_and_the_memory_of_a_browser_is_unchecked(tmp_path):
+    path = str(float_model(tmp_path / "m.tflite"))
+    np.savez(tmp_path / "d.npz", row=np.zeros((4, 4), np.float32))
+    gates = Gates(limits={"load_ms": 1e6, "peak_rss_bytes": 8e7})
+    asked = Request(artifact=Path(path), reference=path, data=str(tmp_path / "d.npz"), gates=gates, runtime="litert-js")
+    found = {check.name: check for check in validate.validate(asked).checks}
+    assert found["load_ms"].verdict == "pass"
+    assert (found["peak_rss_bytes"].verdict, found["peak_rss_bytes"].measured) == ("unchecked", None)
 
 
 @needs_litert
