@@ -1,5 +1,6 @@
 """LiteRT.js and onnxruntime-web in a real headless Chromium; what is said where a part of it is missing."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,30 @@ def test_onnxruntime_web_gives_the_outputs_of_onnxruntime(tmp_path, rows):
     onnx.save(model, tmp_path / "m.onnx")
     expected = outputs(tmp_path / "m.onnx", rows, "onnxruntime")
     np.testing.assert_allclose(outputs(tmp_path / "m.onnx", rows, "onnxruntime-web"), expected, atol=1e-5)
+
+
+@needs_onnx
+@pytest.mark.parametrize("dtype", ["float16", "uint32", "uint64"])
+def test_values_have_the_type_of_their_tensor(tmp_path, dtype):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    values = [onnx.helper.make_tensor_value_info(name, kind, ["batch", 2]) for name in ("in", "out")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["in"], ["out"])], "g", values[:1], values[1:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    np.save(tmp_path / "in.npy", np.array([[0, 1]], dtype))
+    told = outputs(tmp_path / "m.onnx", {"in": tmp_path / "in.npy"}, "onnxruntime-web")
+    assert told.tolist() == [[0, 1]]
+
+
+def test_a_browser_that_does_not_start_says_why(tmp_path):
+    pytest.importorskip("playwright")
+    (tmp_path / "chromium").write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")
+    (tmp_path / "chromium").chmod(0o755)
+    command = [sys.executable, "-c", "from edgedl_browser.model import _started; _started()"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert told.stderr.endswith(f"RuntimeError: {tmp_path}/chromium does not start: no memory\n")
 
 
 def test_what_is_missing_is_said_with_its_command(tmp_path, monkeypatch):
