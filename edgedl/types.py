@@ -305,7 +305,8 @@ class Model(Protocol):
     """A file loaded by a runtime, made from a request and the shapes of the samples by input.
 
     `inputs` and `outputs` are dicts with name, dtype, shape, scale, zero_point. What is wrong with the file raises.
-    One that runs elsewhere, such as in a browser, may say in `took_ns` what the last inference took there.
+    One that runs elsewhere, such as in a browser, may say in `took_ns` what the last inference took there, in `load_ms`
+    what loading did, and in `peak_rss_bytes` its memory, None where that is not known.
     """
 
     inputs: list[dict[str, Any]]

@@ -114,6 +114,21 @@ def test_run_times_inferences(doubler, tmp_path):
     assert reply["peak_rss_bytes"] > 10_000_000
 
 
+class Elsewhere(agent.TFLiteModel):
+    """A model that says what it took where it runs."""
+
+    load_ms, took_ns, peak_rss_bytes = 3.5, 250_000, None
+
+
+def test_run_reports_what_a_model_in_another_process_says_of_itself(doubler, tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "_loaded", {})
+    timed = {"warmup": 1, "repeats": 2, "model": f"{__name__}:Elsewhere"}
+    reply = agent.run(request(doubler, tmp_path, np.zeros((1, 3), np.float32), **timed))
+    assert (reply["load_ms"], reply["first_inference_ms"], reply["nanoseconds"]) == (3.5, 0.25, [250_000] * 2)
+    assert reply["peak_rss_bytes"] is None
+    assert agent.run(request(doubler, tmp_path, np.zeros((1, 3), np.float32), **timed))["load_ms"] is None
+
+
 def test_peak_memory_is_of_the_child_alone(pool_child, doubler, tmp_path):
     big = np.ones(60_000_000)  # 480 MB here, which the child must not report as its own
     reply = pool_child.call("run", request(doubler, tmp_path, np.zeros((1, 3), np.float32), warmup=1, repeats=3))

@@ -37,7 +37,7 @@ class Timing:
     latency_p90_ms: float
     low: float
     high: float
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None  # None: of a runtime in another process
     repeats: int
     host_load: float  # runnable processes before the first round (1-minute average)
 
@@ -124,7 +124,7 @@ def _timing(artifact: Artifact, setting: Setting, rounds: list[dict[str, Any]], 
         latency_p90_ms=float(np.percentile(together, 90)),
         low=min(medians),
         high=max(medians),
-        peak_rss_bytes=max(r["peak_rss_bytes"] for r in rounds),
+        peak_rss_bytes=max((r["peak_rss_bytes"] for r in rounds if r["peak_rss_bytes"] is not None), default=None),
         repeats=len(together),
         host_load=load,
     )

@@ -21,7 +21,9 @@ LOAD_TIMEOUT_MS = 120_000
 
 
 class BrowserModel:
-    """`took_ns` is the time of the last inference, taken inside the page."""
+    """`took_ns` is the time of the last inference and `load_ms` that of loading, both taken inside the page."""
+
+    peak_rss_bytes = None  # the browser is many processes, which share pages
 
     def __init__(self, request: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> None:
         server, browser = _started()
@@ -34,6 +36,7 @@ class BrowserModel:
         self._page.wait_for_function("window.ready")
         asked = [request["runtime"], f"/models/{name}", request.get("threads") or 1]
         told = self._evaluate("a => window.load(...a)", asked)
+        self.load_ms = float(told["took"])
         if not told["isolated"]:
             message = "the page is not isolated, so that it has no threads"
             raise RuntimeError(message)
@@ -54,7 +57,7 @@ class BrowserModel:
         """Run once; the outputs in the order of `outputs`."""
         told = self._evaluate("a => window.infer(a)", self._values)
         self.took_ns = int(told["took"] * 1e6)
-        return [_array(told["outputs"][spec["name"]]) for spec in self.outputs]
+        return [_array(told["outputs"][spec["name"]], spec["dtype"]) for spec in self.outputs]
 
     def _evaluate(self, script: str, argument: Any) -> Any:
         """What the page answers. Raises RuntimeError with the first line of what it throws."""
@@ -69,11 +72,16 @@ class BrowserModel:
 
 @cache
 def _started() -> tuple[Server, Any]:
-    """The server and the browser of this process. They end with it: the browser hangs on a pipe."""
-    from playwright.sync_api import sync_playwright
+    """The server and the browser of this process, which end with it: it hangs on a pipe. Raises RuntimeError."""
+    from playwright.sync_api import Error, sync_playwright
 
-    chromium = sync_playwright().start().chromium
-    return Server(places.modules()), chromium.launch(executable_path=places.browser(), args=list(ARGUMENTS))
+    path, chromium = places.browser(), sync_playwright().start().chromium
+    try:
+        return Server(places.modules()), chromium.launch(executable_path=path, args=list(ARGUMENTS))
+    except Error as e:
+        said = [line.partition("[err] ")[2] for line in e.message.splitlines() if "[err] " in line]
+        message = f"{path} does not start: {said[-1] if said else e.message.splitlines()[0]}"
+        raise RuntimeError(message) from e
 
 
 def _spec(detail: dict[str, Any], scales: dict[str, Any], data_shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -89,6 +97,6 @@ def _text(value: NDArray[Any]) -> str:
     return base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
 
 
-def _array(told: dict[str, Any]) -> NDArray[Any]:
-    values = np.frombuffer(base64.b64decode(told["data"]), told["dtype"])
+def _array(told: dict[str, Any], dtype: str) -> NDArray[Any]:
+    values = np.frombuffer(base64.b64decode(told["data"]), dtype)
     return values.reshape([int(size) for size in told["shape"]])

@@ -1,13 +1,20 @@
 """LiteRT.js and onnxruntime-web in a real headless Chromium; what is said where a part of it is missing."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from crafted import float_model, small_model
 
 from edgedl import artifacts, testing
 from edgedl.errors import InputError
-from edgedl.validation import evaluate
+from edgedl.validation import evaluate, validate
+from edgedl.validation.cases import Request
 from edgedl.validation.evaluate import Setting
+from edgedl.validation.gates import Gates
 from edgedl_browser import places
 from edgedl_browser.server import Server
 
@@ -54,6 +61,37 @@ def test_litert_js_gives_the_outputs_of_litert(tmp_path, rows):
     np.testing.assert_allclose(outputs(path, rows, "litert-js", threads=2), expected, atol=1e-6)
 
 
+WORKERS = """
+import sys
+import numpy as np
+from edgedl_browser.model import BrowserModel
+asked = {"artifact": sys.argv[1], "runtime": sys.argv[2]}
+cores = BrowserModel(asked, {})._page.evaluate("navigator.hardwareConcurrency")
+model = BrowserModel({**asked, "threads": cores + 3}, {})
+model.feed([np.zeros(s["shape"], s["dtype"]) for s in model.inputs])
+model.invoke()
+print(len(model._page.workers) - cores)
+"""
+
+
+@needs_litert
+def test_litert_js_starts_the_threads_that_are_asked_for(tmp_path):
+    command = [sys.executable, "-c", WORKERS, float_model(tmp_path / "m.tflite"), "litert-js"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert told.stdout.split() == ["2"]  # and the page's own thread
+
+
+@needs_litert
+def test_times_are_the_page_s_and_the_memory_of_a_browser_is_unchecked(tmp_path):
+    path = str(float_model(tmp_path / "m.tflite"))
+    np.savez(tmp_path / "d.npz", row=np.zeros((4, 4), np.float32))
+    gates = Gates(limits={"load_ms": 1e6, "peak_rss_bytes": 8e7})
+    asked = Request(artifact=Path(path), reference=path, data=str(tmp_path / "d.npz"), gates=gates, runtime="litert-js")
+    found = {check.name: check for check in validate.validate(asked).checks}
+    assert found["load_ms"].verdict == "pass"
+    assert (found["peak_rss_bytes"].verdict, found["peak_rss_bytes"].measured) == ("unchecked", None)
+
+
 @needs_litert
 def test_contract(tmp_path):
     testing.check_runtime("litert-js", float_model(tmp_path / "m.tflite"))
@@ -83,6 +121,30 @@ def test_onnxruntime_web_gives_the_outputs_of_onnxruntime(tmp_path, rows):
     onnx.save(model, tmp_path / "m.onnx")
     expected = outputs(tmp_path / "m.onnx", rows, "onnxruntime")
     np.testing.assert_allclose(outputs(tmp_path / "m.onnx", rows, "onnxruntime-web"), expected, atol=1e-5)
+
+
+@needs_onnx
+@pytest.mark.parametrize("dtype", ["float16", "uint32", "uint64"])
+def test_values_have_the_type_of_their_tensor(tmp_path, dtype):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    values = [onnx.helper.make_tensor_value_info(name, kind, ["batch", 2]) for name in ("in", "out")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["in"], ["out"])], "g", values[:1], values[1:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    np.save(tmp_path / "in.npy", np.array([[0, 1]], dtype))
+    told = outputs(tmp_path / "m.onnx", {"in": tmp_path / "in.npy"}, "onnxruntime-web")
+    assert told.tolist() == [[0, 1]]
+
+
+def test_a_browser_that_does_not_start_says_why(tmp_path):
+    pytest.importorskip("playwright")
+    (tmp_path / "chromium").write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")
+    (tmp_path / "chromium").chmod(0o755)
+    command = [sys.executable, "-c", "from edgedl_browser.model import _started; _started()"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert told.stderr.endswith(f"RuntimeError: {tmp_path}/chromium does not start: no memory\n")
 
 
 def test_what_is_missing_is_said_with_its_command(tmp_path, monkeypatch):

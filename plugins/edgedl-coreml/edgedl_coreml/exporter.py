@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedl.errors import InputError, UnsupportedError
+from edgedl.errors import UnsupportedError
+from edgedl.models.files import first_line
+from edgedl.models.tensors import call_flat, operations
 from edgedl.types import ExportOptions, ExportResult, TensorSpec
 
 if TYPE_CHECKING:
@@ -37,14 +39,15 @@ class CoreMLExporter:
         calibration: Path | None,  # noqa: ARG002
         options: ExportOptions,
     ) -> ExportResult:
-        """Write `out`. Raises UnsupportedError: a scheme, option or layer by name; InputError: a size is free."""
+        """Write `out`. Raises UnsupportedError: a scheme, option or layer by name; InputError: a shape that
+        does not fit the model, or a free size."""
         from edgedl import models
 
         _refuse(scheme, options)
         loaded = models.load(model, trust=options.trust, custom_objects=options.custom_objects).model
-        inputs, outputs = models.specs(loaded)
-        shapes = [_shape(spec, options) for spec in inputs]
-        spec = _converted(loaded, inputs, outputs, shapes, BITS[scheme])
+        fixed = models.with_static_shapes(loaded, options.shapes)
+        inputs, outputs = models.specs(fixed)[0], models.specs(loaded)[1]
+        spec = _converted(fixed, inputs, outputs, BITS[scheme])
         out.write_bytes(spec.SerializeToString(deterministic=True))
         return ExportResult(path=out, notes=("Core ML runs on Apple's systems alone: nothing here has run this file",))
 
@@ -65,57 +68,53 @@ def _refuse(scheme: str, options: ExportOptions) -> None:
             raise UnsupportedError(message)
 
 
-def _shape(spec: TensorSpec, options: ExportOptions) -> tuple[int, ...]:
-    """The shape of an input, batch 1 where none was asked for. Raises InputError."""
-    found: tuple[int | None, ...] = options.shapes.get(spec.name) or (spec.shape[0] or 1, *spec.shape[1:])
-    if None in found:
-        sizes = ",".join("N" if size is None else str(size) for size in found)
-        message = f"input {spec.name!r} has free sizes, and Core ML export fixes them: --shape {spec.name}={sizes}"
-        raise InputError(message)
-    return tuple(int(size) for size in found if size is not None)
-
-
-def _converted(
-    model: keras.Model,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    shapes: Sequence[tuple[int, ...]],
-    bits: int,
-) -> Any:
-    """The specification (protobuf) of the model, its inputs and outputs under our names."""
+def _converted(model: keras.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], bits: int) -> Any:
+    """The specification (protobuf) of the model, its inputs and outputs under our names. Raises UnsupportedError."""
     logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns of every version it was not tried with
     import coremltools
     from coremltools.models.neural_network import quantization_utils
 
-    function = _function(model, inputs, shapes)
+    function = _function(model, inputs)
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             made = coremltools.convert([function], source="tensorflow", convert_to="neuralnetwork")
-        except NotImplementedError as e:
-            message = f"Core ML export cannot do this model: {str(e).splitlines()[0]}"
+            if bits < 32:
+                made = quantization_utils.quantize_weights(made, bits)
+        except Exception as e:  # it raises whatever a graph that it was not tried with leads to
+            message = f"Core ML export cannot do this model: {_why(model, e)}"
             raise UnsupportedError(message) from e
-        if bits < 32:
-            made = quantization_utils.quantize_weights(made, bits)
     spec = made.get_spec()
-    for old, new in zip(_output_names(function), outputs, strict=True):
-        coremltools.utils.rename_feature(spec, old, new.name)  # without inputs it would leave the layers as they are
+    made_names = [tensor.name.split(":")[0] for tensor in (*function.inputs[: len(inputs)], *function.outputs)]
+    wanted = [s.name for s in (*inputs, *outputs)]
+    names = {name: f"inner {name}" for name in wanted} | dict(zip(made_names, wanted, strict=True))
+    for feature in (*spec.description.input, *spec.description.output):
+        feature.name = names[feature.name]
+    _rename(spec.neuralNetwork.layers, names)
     spec.description.metadata.userDefined.pop(DATE, None)
     return spec
 
 
-def _function(model: keras.Model, inputs: Sequence[TensorSpec], shapes: Sequence[tuple[int, ...]]) -> Any:
+def _rename(layers: Iterable[Any], names: Mapping[str, str]) -> None:
+    """Give tensors of a network other names, all at once, and of those in it: coremltools' own leaves both out."""
+    for layer in layers:
+        for tensors in (layer.input, layer.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
+        branch, loop = layer.branch, layer.loop
+        for network in (branch.ifBranch, branch.elseBranch, loop.conditionNetwork, loop.bodyNetwork):
+            _rename(network.layers, names)
+
+
+def _why(model: keras.Model, error: Exception) -> str:
+    """The layers that run in a loop, which coremltools fails on in many words, else the first line of its error."""
+    loops = [op.name for op in operations(model) if getattr(op, "unroll", None) is False]
+    if loops:
+        return f"layers that run in a loop: {', '.join(sorted(loops))}; build them with unroll=True"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _function(model: keras.Model, inputs: Sequence[TensorSpec]) -> Any:
     """The model as a TensorFlow function of its inputs, in their order, giving a list of its outputs."""
-    import keras
     import tensorflow as tf
 
-    given = [tf.TensorSpec(shape, spec.dtype, name=spec.name) for spec, shape in zip(inputs, shapes, strict=True)]
-
-    def call(*values: Any) -> list[Any]:
-        return list(keras.tree.flatten(model(list(values) if len(values) > 1 else values[0], training=False)))
-
-    return tf.function(call).get_concrete_function(*given)
-
-
-def _output_names(function: Any) -> list[str]:
-    """What coremltools calls the outputs of a function: the operations that give them."""
-    return [tensor.name.split(":")[0] for tensor in function.outputs]
+    given = [tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{i}") for i, spec in enumerate(inputs)]
+    return tf.function(lambda *values: call_flat(model, values), autograph=False).get_concrete_function(*given)

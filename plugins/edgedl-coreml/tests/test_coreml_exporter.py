@@ -87,11 +87,86 @@ def test_what_it_cannot_do_is_refused_by_name(model, tmp_path):
         export(model, out, embed_preprocessing=({"op": "scale"},))
     free = keras.Input((None, 4), name="x")
     keras.Model(free, keras.layers.Dense(2)(free)).save(tmp_path / "free.keras")
-    with pytest.raises(InputError, match=r"input 'x' has free sizes, .*--shape x=1,N,4"):
+    with pytest.raises(InputError, match=r"input 'x' has free sizes \(None, None, 4\): fix them with --shape x=1,T,4"):
         export(tmp_path / "free.keras", out)
+    with pytest.raises(InputError, match=r"--shape x=1,5,3: the model takes \(None, None, 4\)"):
+        export(tmp_path / "free.keras", out, shapes={"x": (1, 5, 3)})
+    with pytest.raises(InputError, match=r"--shape x=1,5: the model takes \(None, None, 4\)"):
+        export(tmp_path / "free.keras", out, shapes={"x": (1, 5)})
+    with pytest.raises(InputError, match=r"--shape y: no such input; the model has x"):
+        export(tmp_path / "free.keras", out, shapes={"y": (1, 5, 4)})
     assert not out.exists()
     export(tmp_path / "free.keras", out, shapes={"x": (1, 5, 4)})
     assert list(spec_of(out).description.input[0].type.multiArrayType.shape) == [1, 5, 4]
+
+
+def test_a_model_that_takes_a_dictionary_is_fed_one(tmp_path):
+    import keras
+
+    inputs = {name: keras.Input((size,), name=name) for name, size in (("zebra", 4), ("ant", 2))}
+    hidden = keras.layers.Concatenate()([inputs["zebra"], inputs["ant"]])
+    keras.Model(inputs, keras.layers.Dense(2, name="out")(hidden)).save(tmp_path / "m.keras")
+    export(tmp_path / "m.keras", tmp_path / "m.mlmodel")
+    spec = spec_of(tmp_path / "m.mlmodel")
+    shapes = {i.name: list(i.type.multiArrayType.shape) for i in spec.description.input}
+    assert shapes == {"ant": [1, 2], "zebra": [1, 4]}
+    (joined,) = (layer for layer in spec.neuralNetwork.layers if layer.WhichOneof("layer") == "concatND")
+    assert list(joined.input) == ["zebra", "ant"]
+
+
+def test_names_are_the_model_s_whatever_tensorflow_calls_them(tmp_path):
+    import keras
+
+    given = [keras.Input((2,), name=name) for name in ("1.b", "_c")]
+    outputs = {name: keras.layers.Dense(i, name=f"d{i}")(given[i - 1]) for i, name in ((1, "Identity_1"), (2, "zz"))}
+    keras.Model(given, outputs).save(tmp_path / "m.keras")
+    export(tmp_path / "m.keras", tmp_path / "m.mlmodel")
+    spec = spec_of(tmp_path / "m.mlmodel")
+    assert {i.name for i in spec.description.input} == {"1.b", "_c"}
+    assert [o.name for o in spec.description.output] == ["Identity_1", "zz"]
+    ends = [(layer.input[0], layer.output[0]) for layer in spec.neuralNetwork.layers]
+    assert ends == [("1.b", "Identity_1"), ("_c", "zz")]
+    image = keras.Input((4, 4, 1), name="x")
+    hidden = keras.layers.Conv2D(1, 3)(image)  # between two operators that coremltools calls transpose_0 and _1
+    keras.Model(image, {"transpose_0": hidden, "transpose_1": keras.ops.relu(hidden)}).save(tmp_path / "m.keras")
+    export(tmp_path / "m.keras", tmp_path / "m.mlmodel")
+    made = [name for layer in spec_of(tmp_path / "m.mlmodel").neuralNetwork.layers for name in layer.output]
+    assert len(made) == len(set(made))
+
+
+def test_branches_of_a_network_use_its_names(tmp_path, monkeypatch):
+    (tmp_path / "choosing.py").write_text(
+        "import keras\n"
+        "class Choice(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return keras.ops.cond(keras.ops.sum(x) > 0, lambda: x * 2, lambda: x - 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import choosing
+    import keras
+
+    keras.Sequential([keras.Input((2,), name="x"), choosing.Choice(name="out")]).save(tmp_path / "m.keras")
+    export(tmp_path / "m.keras", tmp_path / "m.mlmodel", custom_objects="choosing")
+    branch = spec_of(tmp_path / "m.mlmodel").neuralNetwork.layers[-1].branch
+    for network in (branch.ifBranch, branch.elseBranch):
+        assert "x" in {name for layer in network.layers for name in layer.input}
+        assert network.layers[-1].output == ["out"]
+
+
+def test_what_coremltools_fails_on_is_refused_by_name(tmp_path):
+    import keras
+
+    loop = keras.Sequential([keras.Input((3, 2), name="x"), keras.layers.GRU(2, name="gru"), keras.layers.Dense(1)])
+    loop.save(tmp_path / "loop.keras")
+    with pytest.raises(UnsupportedError, match="layers that run in a loop: gru; build them with unroll=True"):
+        export(tmp_path / "loop.keras", tmp_path / "a.mlmodel")
+    flat = keras.Sequential([keras.Input((3, 2), name="x"), keras.layers.GRU(2, name="gru", unroll=True)])
+    flat.save(tmp_path / "flat.keras")
+    export(tmp_path / "flat.keras", tmp_path / "a.mlmodel")
+    erf = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Activation("gelu")])
+    erf.save(tmp_path / "erf.keras")
+    with pytest.raises(UnsupportedError, match=r"cannot do this model: NotImplementedError: .*'Erfc' not implemented"):
+        export(tmp_path / "erf.keras", tmp_path / "b.mlmodel")
 
 
 def test_it_says_that_nothing_ran_the_file_and_no_package_takes_it(cli, model, tmp_path):

@@ -19,7 +19,9 @@ DTYPES = {"float": "float32", "double": "float64"}
 
 
 def describe(path: str) -> ArtifactInfo:
-    """Inputs, outputs and metadata; ops and weight bytes of an .onnx file too. Raises InputError: not such a file.
+    """Inputs, outputs and metadata; ops and weight bytes of an .onnx file too.
+
+    Raises InputError: not such a file, or one whose weights lie in others.
 
     `metadata` has output_steps, see `_output_steps`, and ir_version, beside what the file carries.
     """
@@ -30,7 +32,8 @@ def describe(path: str) -> ArtifactInfo:
     if not path.endswith(".ort") and importlib.util.find_spec("onnx"):
         import onnx
 
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+        _refuse_external(path, model)
     quantization = metadata.pop("quantization", None) or (_quantization(model) if model else {})
     return ArtifactInfo(
         format="onnx",
@@ -59,6 +62,19 @@ def _session(path: str) -> Any:
         raise InputError(message) from e
 
 
+def _refuse_external(path: str, model: onnx.ModelProto) -> None:
+    from edgedl_onnx.graphs import all_graphs
+
+    for tensor in (t for graph in all_graphs(model.graph) for t in graph.initializer):
+        if tensor.external_data:
+            where = next(entry.value for entry in tensor.external_data if entry.key == "location")
+            message = (
+                f"{path}: its weights lie in {where}, and an artifact is one file. Store them in it: "
+                f"python -c \"import onnx; onnx.save(onnx.load('{path}'), 'whole.onnx')\""
+            )
+            raise InputError(message)
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
@@ -80,23 +96,30 @@ def _spec(value: Any, quantization: dict[str, Any]) -> TensorSpec:
 
 def _quantization(model: onnx.ModelProto) -> dict[str, Any]:
     """Tensor name -> (scales, zero points), from the QuantizeLinear or DequantizeLinear beside it."""
-    from edgedl_onnx.graphs import arrays
-
-    values = arrays(model.graph)
+    values = _constants(model.graph)
     found = {}
     for node in model.graph.node:
         name = {"QuantizeLinear": node.output[:1], "DequantizeLinear": node.input[:1]}.get(node.op_type)
-        if name and len(node.input) == 3 and all(n in values for n in node.input[1:]):
-            scale, zero_point = values[node.input[1]], values[node.input[2]]
-            found[name[0]] = (scale.reshape(-1).tolist(), zero_point.reshape(-1).tolist())
+        if name and all(n in values for n in node.input[1:]):
+            scale = values[node.input[1]].reshape(-1).tolist()
+            zero_point = values[node.input[2]].reshape(-1).tolist() if len(node.input) == 3 else [0] * len(scale)
+            found[name[0]] = (scale, zero_point)
     return found
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, Any]:
+    """The arrays of initializers and of Constant nodes by name."""
+    from onnx import numpy_helper
+
+    from edgedl_onnx.graphs import arrays
+
+    nodes = {n.output[0]: n.attribute[0] for n in graph.node if n.op_type == "Constant"}
+    return arrays(graph) | {name: numpy_helper.to_array(a.t) for name, a in nodes.items() if a.name == "value"}
 
 
 def _output_steps(model: onnx.ModelProto) -> dict[str, Any]:
     """Outputs that are float in the file and integers within: dtype, scale and zero point before DequantizeLinear."""
-    from edgedl_onnx.graphs import arrays
-
-    values, outputs = arrays(model.graph), {o.name for o in model.graph.output}
+    values, outputs = _constants(model.graph), {o.name for o in model.graph.output}
     found = {}
     for node in model.graph.node:
         is_last = node.op_type == "DequantizeLinear" and node.output[0] in outputs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgedl.errors import EdgedlError, InputError, UnsupportedError
 from edgedl.types import ExportOptions, ExportResult, to_json
-from edgedl_onnx.graphs import all_nodes, refill, weight_bytes
+from edgedl_onnx.graphs import all_nodes, left_float_bytes, refill, weight_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -158,10 +158,11 @@ def _weights_note(source: Source, model: onnx.ModelProto, scheme: str) -> str:
     narrow = {"fp32": (), "fp16": ("float16",)}.get(scheme, ("int8", "uint8"))
     before = sum(source.weight_bytes.get(d, 0) for d in narrow)
     after = sum(found.get(d, 0) for d in narrow)
-    if after < before / 2:
+    if after + (left_float_bytes(model) / 2 if scheme == "fp16" else 0) < before / 2:
         message = f"ONNX export of scheme {scheme} lost it: {before} bytes of {narrow[0]} weights became {after}"
         raise EdgedlError(message)
     listed = ", ".join(f"{n:,} bytes {d}" for d, n in sorted(found.items(), key=lambda p: -p[1])) or "none"
     if narrow and not after:
-        return f"weights: {listed}; nothing is {narrow[0]}, as in the TFLite file: the file is as large as a float one"
+        why = "too few values in each" if before else "as in the TFLite file"
+        return f"weights: {listed}; nothing is {narrow[0]}, {why}: the file is as large as a float one"
     return f"weights: {listed}"

@@ -179,6 +179,12 @@ def store_half(graph: onnx.GraphProto) -> None:
         refill(each.node, [*casts, *each.node])
 
 
+def left_float_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the float32 initializers that are too small for `store_half`."""
+    values = (array for graph in all_graphs(model.graph) for array in arrays(graph).values())
+    return sum(a.nbytes for a in values if a.dtype.name == "float32" and a.size < HALF_MINIMUM_ELEMENTS)
+
+
 def shorten(graph: onnx.GraphProto) -> None:
     """Short tensor names inside, no node names, documentation or intermediate shapes: what a device never reads."""
     kept: dict[str, str] = {v.name: v.name for v in [*graph.input, *graph.output]}

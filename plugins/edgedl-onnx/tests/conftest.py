@@ -89,6 +89,7 @@ MODELS = {
     "unused_input": _unused_input,
     "tokens": _tokens,
     "dense": _chain((64,), lambda nn: nn.Dense(64, activation="relu"), lambda nn: nn.Dense(4)),
+    "tiny": _chain((4,), lambda nn: nn.Dense(5, activation="relu"), lambda nn: nn.Dense(3)),
     "lstm": _chain((12, 6), lambda nn: nn.LSTM(16), lambda nn: nn.Dense(4, activation="softmax")),
     "gru": _chain((12, 6), lambda nn: nn.GRU(16), lambda nn: nn.Dense(4, activation="softmax")),
     "lstm_unrolled": _chain((5, 6), lambda nn: nn.LSTM(8, unroll=True), lambda nn: nn.Dense(4)),

@@ -91,3 +91,7 @@ def test_source_reads_signature_ops_and_weights(tflite):
     assert found.ops["DEPTHWISE_CONV_2D"] == 1
     assert found.weight_bytes["int8"] == 16 * (27 + 9 + 144 + 10)
     assert read(tflite("dense", "fp16")).weight_bytes["float16"] == 2 * (64 * 64 + 64 + 64 * 4 + 4)
+
+
+def test_weights_too_small_to_be_worth_a_cast_stay_float_and_are_said(export):
+    assert "nothing is float16, too few values in each: " in export("tiny", "fp16").notes[0]

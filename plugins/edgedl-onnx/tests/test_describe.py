@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import onnx
 import pytest
 
@@ -47,6 +48,33 @@ def test_quantization_is_found_in_files_of_other_tools(export, tmp_path):
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
     assert describe(str(tmp_path / "foreign.onnx")).inputs == said
+
+
+@pytest.mark.parametrize(("as_nodes", "zero_point"), [(False, None), (True, None), (True, 3)])
+def test_quantization_is_found_without_a_zero_point_and_in_constant_nodes(tmp_path, as_nodes, zero_point):
+    values = [onnx.numpy_helper.from_array(np.float32(0.5), "s")]
+    if zero_point is not None:
+        values.append(onnx.numpy_helper.from_array(np.uint8(zero_point), "z"))
+    nodes = [onnx.helper.make_node("Constant", [], [v.name], value=v) for v in values] if as_nodes else []
+    nodes.append(onnx.helper.make_node("QuantizeLinear", ["x", *(v.name for v in values)], ["y"]))
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 3])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, ["batch", 3])
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], [] if as_nodes else values)
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "m.onnx")
+    (output,) = describe(str(tmp_path / "m.onnx")).outputs
+    assert (output.scale, output.zero_point) == ((0.5,), (zero_point or 0,))
+
+
+def test_weights_in_another_file_are_refused_with_the_command_that_brings_them_in(export, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load(export("cnn").path)
+    onnx.save(model, "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=200)
+    with pytest.raises(InputError, match=r"m\.onnx: its weights lie in weights\.bin, .* is one file\. Store") as caught:
+        describe("m.onnx")
+    command = str(caught.value).partition("python -c ")[2].strip('"')
+    subprocess.run([sys.executable, "-c", command], check=True)
+    assert describe("whole.onnx").inputs == describe(str(export("cnn").path)).inputs
 
 
 def test_free_sizes_are_none(tmp_path):
