@@ -10,10 +10,11 @@ import re
 
 import numpy as np
 
-from edgedl.compression.rounding import KERNEL_TOP_4, is_on_grid, kernel_scales
 from edgedl.errors import PluginError
 from edgedl_tflite import flatbuffer
 
+TOP = 7  # the largest code
+ON_GRID = 1e-3  # of a code, by which a weight that is one may miss it
 KERNELS = ("CONV_2D", "FULLY_CONNECTED")  # whose weights, the second operand, have their output channels first
 
 
@@ -49,6 +50,7 @@ def _chosen(file: bytes) -> list[str]:
         if data is None or flatbuffer.dtype_name(tensor.type) != "float32":
             continue
         weights = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape[0], -1)
-        if is_on_grid(weights, kernel_scales(weights, (1,), KERNEL_TOP_4)):
+        codes = TOP * weights / np.maximum(np.abs(weights).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        if np.abs(codes - np.rint(codes)).max() < ON_GRID:
             found.append(f"^{re.escape(flatbuffer.text(graph.tensors[op.outputs[0]].name))};$")
     return found
