@@ -70,6 +70,10 @@ cores = BrowserModel(asked, {})._page.evaluate("navigator.hardwareConcurrency")
 model = BrowserModel({**asked, "threads": cores + 3}, {})
 model.feed([np.zeros(s["shape"], s["dtype"]) for s in model.inputs])
 model.invoke()
+for _ in range(100):  # the browser tells of a worker some time after it started
+    if len(model._page.workers) >= cores + 2:
+        break
+    model._page.wait_for_timeout(50)
 print(len(model._page.workers) - cores)
 """
 
