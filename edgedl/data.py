@@ -203,8 +203,17 @@ def in_order_of(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     """The dataset with its classes numbered as in `labels`, where all of their names are among these; else as it is.
 
     A folder with class folders b and c alone calls them 0 and 1; to a model with the labels a, b, c they are 1 and 2.
+    Raises InputError where only some are, with other numbers: neither names nor numbers tell what is what then.
     """
-    if not labels or dataset.labels == tuple(labels) or not set(dataset.labels) <= set(labels):
+    shared = {name for name in dataset.labels if name in labels}
+    unknown = [name for name in dataset.labels if name not in labels]
+    if unknown and any(dataset.labels.index(name) != list(labels).index(name) for name in shared):
+        message = (
+            f"{dataset.source}: class {unknown[0]!r} is none of the model's: {', '.join(labels)}; "
+            "leave its samples out, or name the classes with labels = [...] in a .toml"
+        )
+        raise InputError(message)
+    if not labels or dataset.labels == tuple(labels) or unknown:
         return dataset
     y = dataset.open("y") if "y" in dataset.arrays else np.empty(0)
     if y.ndim != 1 or y.dtype.kind not in "iu" or not 0 <= y.min(initial=0) <= y.max(initial=0) < len(dataset.labels):
@@ -264,7 +273,7 @@ def bind(dataset: Dataset, inputs: Sequence[TensorSpec], outputs: Sequence[Tenso
         count=dataset.count,
     )
     for spec in inputs:
-        _check_shape(dataset.source, spec, np.load(bound.inputs[spec.name], mmap_mode="r"))
+        check_shape(dataset.source, spec, np.load(bound.inputs[spec.name], mmap_mode="r"))
     return bound
 
 
@@ -274,7 +283,8 @@ def _array_name(dataset: Dataset, name: str, single: str, count: int) -> str | N
     return single if count == 1 and single in dataset.arrays else None
 
 
-def _check_shape(source: str, spec: TensorSpec, array: Array) -> None:
+def check_shape(source: str, spec: TensorSpec, array: Array) -> None:
+    """Raises InputError where samples are of another shape than the input takes."""
     wanted = spec.shape[1:]
     if len(wanted) == array.ndim - 1 and all(w in (None, n) for w, n in zip(wanted, array.shape[1:], strict=True)):
         return

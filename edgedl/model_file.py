@@ -23,6 +23,7 @@ from edgedl.types import Scheme, TensorSpec
 
 CACHE_BYTES = 2_000_000_000
 CHILD = worker.TENSORFLOW
+FRAMEWORKS = ("tensorflow", "keras", "numpy")  # that a trained model depends on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class ModelFile:
         arguments |= {"inputs": {n: str(p) for n, p in inputs.items()}, "out": str(worker.pool().scratch("reference"))}
         made = worker.call("edgedl.models:predict", arguments, child=CHILD)
         if _cacheable(self.custom_objects):
-            _keep({f"{i}.npy": Path(made[name]) for i, name in enumerate(names)}, kept)
+            store({f"{i}.npy": Path(made[name]) for i, name in enumerate(names)}, kept)
         return {name: Path(made[name]) for name in names}
 
     def kept(self, key: str, name: str) -> Path | None:
@@ -74,7 +75,7 @@ class ModelFile:
     def keep(self, key: str, file: Path) -> Path:
         """Put a file made of this model into the cache under `key`; where it now lies."""
         if _cacheable(self.custom_objects):
-            _keep({file.name: file}, place(self.sha256, key))
+            store({file.name: file}, place(self.sha256, key))
         return self.kept(key, file.name) or file
 
 
@@ -97,7 +98,7 @@ def open_model(path: str, *, trust: bool = False, custom_objects: str | None = N
         if _cacheable(custom_objects):
             written = worker.pool().scratch("facts") / "facts.json"
             written.write_text(json.dumps(facts), encoding="utf-8")
-            _keep({"facts.json": written}, kept)
+            store({"facts.json": written}, kept)
     return ModelFile(path=file, sha256=sha256, facts=facts, trust=trust, custom_objects=custom_objects)
 
 
@@ -152,8 +153,8 @@ def place(*identity: Any) -> Path:
     return cache_folder() / "reference" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
-def _keep(files: Mapping[str, Path], folder: Path) -> None:
-    """Copy files into the cache, whole or not at all; the oldest make room. A cache that cannot be written is none."""
+def store(files: Mapping[str, Path], folder: Path) -> None:
+    """Copy files into a `place`, whole or not at all; the oldest make room. A cache that cannot be written is none."""
     if sum(file.stat().st_size for file in files.values()) > CACHE_BYTES:
         return
     part = folder.with_name(f"{folder.name}.{os.getpid()}")
@@ -162,14 +163,14 @@ def _keep(files: Mapping[str, Path], folder: Path) -> None:
         for name, file in files.items():
             shutil.copyfile(file, part / name)
         part.replace(folder)
-        make_room()
+        _make_room()
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def make_room() -> None:
+def _make_room() -> None:
     """Remove what was not used for longest, until the cache is within its size."""
-    entries = sorted((cache_folder() / "reference").iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+    entries = sorted((cache_folder() / "reference").iterdir(), key=_last_used, reverse=True)
     total = 0
     for entry in entries:
         total += sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
@@ -178,3 +179,10 @@ def make_room() -> None:
             with contextlib.suppress(OSError):
                 entry.rename(gone)
                 shutil.rmtree(gone)
+
+
+def _last_used(entry: Path) -> float:
+    """When it was read or written last; a step that is still at work writes checkpoints."""
+    with contextlib.suppress(OSError):
+        return max(file.stat().st_mtime for file in (entry, *entry.rglob("*")))
+    return 0.0

@@ -114,10 +114,17 @@ def compress(
 
     In a notebook `model` is the user's own model, `data` x or (x, y) arrays, by name where there are several.
     """
+    profile = targets.load(target) if target else None
     if not isinstance(model, (str, Path)):
         from edgedl.compression import notebook
 
-        return notebook.compress(model, recipe, data, overrides=overrides, seed=seed, said=said)
+        if out or evaluation:
+            message = "compress: out and evaluation are for model files; a model object gives a new one, to be saved"
+            raise InputError(message)
+        return notebook.compress(model, recipe, data, overrides=overrides, seed=seed, target=profile, said=said)
+    if data is not None and not isinstance(data, (str, Path)):
+        message = "compress: a model file takes data from a file or folder; give arrays with a model object"
+        raise InputError(message)
     if out is None:
         message = "compress: name the model to write with out="
         raise InputError(message)
@@ -130,7 +137,7 @@ def compress(
             overrides=tuple(overrides),
             data=str(data) if data else None,
             evaluation=str(evaluation) if evaluation else None,
-            target=targets.load(target) if target else None,
+            target=profile,
             seed=seed,
             trust=trust,
             custom_objects=custom_objects,

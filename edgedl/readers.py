@@ -7,6 +7,7 @@ import csv
 import hashlib
 import wave
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgedl.preprocessing.op import Op
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 SAMPLES = (*IMAGES, ".wav", ".npy")
+ENDLESS = -1  # tf.data.INFINITE_CARDINALITY
 
 
 def _dataset(source: str, folder: Path, sha256: str, labels: Sequence[str] = ()) -> Dataset:
@@ -81,6 +83,10 @@ def read_folder(path: Path, ops: tuple[Op, ...] = ()) -> Dataset:
     """One folder a class, named by it, with images (Pillow), .wav or .npy files of one shape once `ops` are applied."""
     classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     files = [(f, i) for i, c in enumerate(classes) for f in sorted(c.rglob("*")) if f.suffix.lower() in SAMPLES]
+    empty = [c for i, c in enumerate(classes) if i not in {number for _, number in files}]
+    if files and (others := sorted({f.suffix for c in empty for f in c.rglob("*") if f.is_file()})):
+        message = f"{empty[0]}: no samples: it has {', '.join(others)} files; {', '.join(SAMPLES)} are read"
+        raise InputError(message)
     if not files:
         message = f"{path}: no samples: a folder of class folders with {', '.join(SAMPLES)} files is needed"
         raise InputError(message)
@@ -173,6 +179,12 @@ def read_csv(
         message = f"{path}: no header line"
         raise InputError(message)
     columns = [c.strip() for c in header]
+    if "" in columns:
+        message = f"{path}: column {columns.index('') + 1} has no name; name it, or leave out an index (index=False)"
+        raise InputError(message)
+    if len(set(columns)) < len(columns):
+        message = f"{path}: two columns are called {Counter(columns).most_common(1)[0][0]!r}; name them apart"
+        raise InputError(message)
     if target not in columns and target != "y":
         message = f"{path}: no column {target!r}; it has {', '.join(columns)}"
         raise InputError(message)
@@ -223,6 +235,8 @@ def _typed(column: Array) -> Array:
     for dtype in (np.int64, np.float32):
         try:
             return column.astype(dtype)
+        except OverflowError:  # an id of 20 digits, which float32 would round
+            return column
         except ValueError:
             continue
     return column
@@ -340,8 +354,9 @@ def _stage(result: Any, folder: Path) -> list[str]:
     files: dict[str, SliceFile] = {}
     texts: dict[str, list[Array]] = {}  # of all widths
     with contextlib.ExitStack() as stack:
-        for batch in [result] if _is_batch(result) else _iterable(result):
-            for key, value in _named(batch).items():
+        whole = _is_batch(result)
+        for batch in [result] if whole else _iterable(result):
+            for key, value in _named(batch, whole=whole).items():
                 if value.dtype.kind in "US":
                     texts.setdefault(key, []).append(value)
                     continue
@@ -354,34 +369,42 @@ def _stage(result: Any, folder: Path) -> list[str]:
 
 
 def _is_batch(result: Any) -> bool:
-    """Whether it is all of the data at once: a dict, x alone, or (x, y)."""
+    """Whether it is all of the data at once: a dict, x alone, or (x, y), each an array or a dict by name."""
     if isinstance(result, tuple) and len(result) == 2:
-        return not any(isinstance(part, (tuple, dict)) for part in result)
+        keys = [set(part) for part in result if isinstance(part, dict)]
+        return not any(isinstance(part, tuple) for part in result) and (len(keys) < 2 or not keys[0] & keys[1])
     return isinstance(result, (dict, np.ndarray))
 
 
 def _iterable(result: Any) -> Iterable[Any]:
+    if hasattr(result, "cardinality") and int(result.cardinality()) == ENDLESS:
+        message = "gives batches without end; leave out .repeat()"
+        raise InputError(message)
     if isinstance(result, Iterable) and not isinstance(result, str):
         return result
     message = f"gave {type(result).__name__}; a dict of arrays, (x, y), or an iterable of such batches is needed"
     raise InputError(message)
 
 
-def _named(batch: Any) -> dict[str, Array]:
-    """A batch as arrays by name. Where one of them is a single value, the batch is a single sample."""
+def _named(batch: Any, *, whole: bool) -> dict[str, Array]:
+    """A batch as arrays by name. Unless it is the `whole` data, values of several lengths or none are one sample."""
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        batch = dict(zip(("x", "y"), batch, strict=True))
+        parts = [part if isinstance(part, dict) else {name: part} for name, part in zip("xy", batch, strict=True)]
+        if twice := parts[0].keys() & parts[1].keys():
+            message = f"{min(twice)!r} is an input and a target; give them different names"
+            raise InputError(message)
+        batch = parts[0] | parts[1]
     elif isinstance(batch, (tuple, list)):
         message = f"a batch of {len(batch)} parts; (x, y) or a dict of arrays is needed"
         raise InputError(message)
-    found = {k: np.asarray(v) for k, v in (batch if isinstance(batch, dict) else {"x": batch}).items()}
-    strange = [f"{k}: {type(batch[k] if isinstance(batch, dict) else batch).__name__}" for k in found
-               if found[k].dtype.hasobject]  # fmt: skip
-    if strange:
-        message = f"{strange[0]} is no array of numbers or texts"
+    given = batch if isinstance(batch, dict) else {"x": batch}
+    found = {key: np.asarray(value) for key, value in given.items()}
+    if strange := [key for key, value in found.items() if value.dtype.hasobject]:
+        message = f"{strange[0]}: {type(given[strange[0]]).__name__} is no array of numbers or texts"
         raise InputError(message)
-    if any(value.ndim == 0 for value in found.values()):
-        found = {k: value[None] for k, value in found.items()}
+    lengths = {len(value) if value.ndim else None for value in found.values()}
+    if None in lengths or (len(lengths) > 1 and not whole):
+        found = {key: value[None] for key, value in found.items()}
     return found
 
 

@@ -7,6 +7,7 @@ A step's `kind`, with its `method` where the kind has several, names a plugin of
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,6 +128,11 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = _find(path_or_name)
     table = toml.parse(path)
     return from_table(table, name=path.stem, where=path.name, overrides=overrides)
+
+
+def copied(path_or_name: str | Path, folder: Path) -> Path:
+    """A copy of the recipe's file in a folder: all steps of a run are of one recipe, whatever is edited meanwhile."""
+    return Path(shutil.copy(_find(path_or_name), folder))
 
 
 def from_table(

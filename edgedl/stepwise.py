@@ -6,7 +6,9 @@ changed, or a run that was killed, goes on where it can.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import __version__, artifacts, data, exporting, latency_goal, model_file, recipes, worker
+from edgedl import __version__, artifacts, data, exporting, latency_goal, model_file, preprocessing, recipes, worker
 from edgedl.data import Dataset
 from edgedl.errors import EdgedlError, UnsupportedError
 from edgedl.model_file import ModelFile
 from edgedl.recipes import Recipe
-from edgedl.types import Artifact, Scheme, Target
+from edgedl.types import Artifact, Lineage, Scheme, Target, to_json
 from edgedl.validation import benchmark, metrics
 from edgedl.validation.benchmark import Timing
 from edgedl.validation.evaluate import Setting
@@ -47,12 +49,17 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table: the model after a step (`step` "original" before the first). Fractions, bytes, ms."""
+    """One line of the table: the model after a step (`step` "original" before the first). Fractions, bytes, ms.
+
+    `score` is of the `metric`, in its `unit`.
+    """
 
     step: str
     parameters: int
     zeros: float
     macs: int | None
+    metric: str = ""
+    unit: str = ""
     score: float | None = None
     drop: float | None = None
     low: float | None = None
@@ -78,10 +85,12 @@ class _Doing:
 
 
 def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[str, Any]:
-    """Write the compressed model to `out`; the rows of the table, and the metric. Raises what its steps raise."""
+    """Write the compressed model and its sidecar to `out`; the rows of the table. Raises what its steps raise."""
     recipe = recipes.load(request.recipe, request.overrides)
+    request = replace(request, recipe=str(recipes.copied(request.recipe, worker.pool().scratch("recipe"))))
     worker.warm()
-    labels = tuple(artifacts.read_sidecar(Path(request.model)).get("labels", ()))
+    before = artifacts.read_sidecar(Path(request.model))
+    labels = tuple(before.get("labels", ()))
     dataset = data.in_order_of(data.load(request.data), labels) if request.data else None
     judged = dataset
     if request.evaluation:
@@ -99,15 +108,25 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
         if step.training is not None:
             labelled = None if doing.arrays is None else bool(doing.arrays["targets"])
             recipes.check_data(step.training, step.where, labelled=labelled)
-    _measure(doing, "original", original, original, 0.0, ())
-    model, chain = original, [__version__, original.sha256, dataset.sha256 if dataset else None, request.seed]
+    _measure(doing, "original", original, original, 0.0, _unjudged(judged, original))
+    model, chain = original, [__version__, original.sha256, _sha256(doing.arrays), request.seed]
     for number, step in enumerate(recipe.steps):
         chain.append(repr(replace(step, where="")))
         model, told = _step(doing, number, model, original, chain)
         _measure(doing, f"{number + 1} {step.compressor}", model, original, told["seconds"], told["notes"])
+    told = {"recipe": recipe.name, "sha256": model.sha256, "rows": doing.rows}
     with artifacts.staged(out, force=True) as part:
         part.write_bytes(model.path.read_bytes())
-    return {"recipe": recipe.name, "path": str(out), "sha256": model.sha256, "rows": doing.rows}
+        lineage = Lineage(
+            model_sha256=original.sha256,
+            data_sha256=dataset.sha256 if dataset else None,
+            preprocessing=tuple(preprocessing.to_json((*dataset.applied, *dataset.ops))) if dataset else (),
+            labels=labels or (dataset.labels if dataset else ()),
+            seed=request.seed,
+            versions=artifacts.versions(*model_file.FRAMEWORKS),
+        )
+        artifacts.write_sidecar(part, to_json(told | {"path": out.name, "labels": lineage.labels, "lineage": lineage}))
+    return told | {"path": str(out)}
 
 
 def _opened(request: Request, path: Path) -> ModelFile:
@@ -126,26 +145,37 @@ def _arrays(model: ModelFile, dataset: Dataset | None) -> dict[str, Any] | None:
     }
 
 
+def _sha256(arrays: dict[str, Any] | None) -> str:
+    """Of what the steps are given: all samples, preprocessed, and their classes as the model numbers them."""
+    digest = hashlib.sha256()
+    for kind, files in (arrays or {}).items():
+        for name, path in files.items():
+            digest.update(f"{kind} {name} {data.file_sha256(Path(path))}\n".encode())
+    return digest.hexdigest()
+
+
 def _step(
     doing: _Doing, number: int, model: ModelFile, original: ModelFile, chain: Sequence[Any]
 ) -> tuple[ModelFile, dict[str, Any]]:
     """The model after a step, from the cache where the same was done before, and what the step told."""
     request = doing.request
-    place = model_file.place("compress", *chain)
-    made, told_file = place / "model.keras", place / "told.json"
+    place, made = model_file.place("compress", *chain), worker.pool().scratch("step") / "model.keras"
+    told_file = place / "told.json"
     if told_file.exists() and request.custom_objects is None:
         doing.said(f"step {number + 1}: done before, taken from the cache")
         told = json.loads(told_file.read_text(encoding="utf-8"))
+        shutil.copyfile(place / made.name, made)
         told["notes"] = [n.replace(told["where"], doing.recipe.steps[number].where) for n in told["notes"]]
         return _opened(request, made), told
     place.mkdir(parents=True, exist_ok=True)
-    overrides, notes = _goal_met(doing, number, model, original, place)
+    overrides, notes = _goal_met(doing, number, model, original, made.with_name("tried.keras"))
     doing.said(f"step {number + 1} ...")
-    told = _child(doing, number, model, original, place / "part.keras", folder=place / "checkpoint", more=overrides)
+    told = _child(doing, number, model, original, made, folder=place / "checkpoint", more=overrides)
     told |= {"notes": [*notes, *told["notes"]], "where": doing.recipe.steps[number].where}
-    (place / "part.keras").replace(made)
-    told_file.write_text(json.dumps(told), encoding="utf-8")
-    model_file.make_room()
+    written = made.with_name(told_file.name)
+    written.write_text(json.dumps(told), encoding="utf-8")
+    shutil.rmtree(place, ignore_errors=True)
+    model_file.store({file.name: file for file in (made, written)}, place)
     return _opened(request, made), told
 
 
@@ -187,7 +217,7 @@ def _is_long(doing: _Doing, number: int, model: ModelFile) -> bool:
 
 
 def _goal_met(
-    doing: _Doing, number: int, model: ModelFile, original: ModelFile, place: Path
+    doing: _Doing, number: int, model: ModelFile, original: ModelFile, tried: Path
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The overrides that turn a step's latency goal into one of MACs, found by trying, and a note; or nothing."""
     step = doing.recipe.steps[number]
@@ -209,7 +239,6 @@ def _goal_met(
 
     def latency_of(share: float) -> float:
         doing.said(f"step {number + 1}: trying {share:.1%} of the MACs ...")
-        tried = place / "tried.keras"
         _child(doing, number, model, original, tried, more=(override(share), f"{number + 1}.iterations=1"))
         now, then = _timings(exported(_opened(doing.request, tried)), before)
         return now.latency_ms / then.latency_ms
@@ -276,6 +305,15 @@ def _timings(*files: Artifact) -> list[Timing]:
     return benchmark.measure(entries, repeats=REPEATS)
 
 
+def _unjudged(judged: Dataset | None, model: ModelFile) -> tuple[str, ...]:
+    """A note where there is data but nothing to judge a model by."""
+    if judged is None or data.bind(judged, model.inputs, model.outputs).targets:
+        return ()
+    has, outputs = ", ".join(judged.arrays), ", ".join(spec.name for spec in model.outputs)
+    single = " (or y)" if len(model.outputs) == 1 else ""
+    return (f"no score: {judged.source} has no targets for output {outputs}{single}; it has {has}",)
+
+
 def _judged(doing: _Doing, model: ModelFile, original: ModelFile) -> dict[str, Any]:
     """Score, drop and its 95 % interval on the first output that has targets."""
     if doing.judged is None:
@@ -292,7 +330,8 @@ def _judged(doing: _Doing, model: ModelFile, original: ModelFile) -> dict[str, A
         reference = np.load(original.predict(bound.inputs, key=key)[before.name], mmap_mode="r")
         inputs = dict(zip([s.name for s in model.inputs], bound.inputs.values(), strict=True))
         artifact = np.load(model.predict(inputs, key=key)[after.name], mmap_mode="r")
-        found = metrics.compare(metrics.resolve(name or "mae"), reference, artifact, targets, seed=doing.request.seed)
-        low, high = float(found.interval.low), float(found.interval.high)
-        return {"score": found.artifact, "drop": found.drop, "low": low, "high": high}
+        metric = metrics.resolve(name or "mae")
+        found = metrics.compare(metric, reference, artifact, targets, seed=doing.request.seed)
+        told = {"metric": metric.name, "unit": metric.unit, "score": found.artifact, "drop": found.drop}
+        return told | {"low": float(found.interval.low), "high": float(found.interval.high)}
     return {}

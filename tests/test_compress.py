@@ -1,5 +1,7 @@
 """`edgedl compress` through the command line: steps, table, cache, refusals; and in a notebook on a model object."""
 
+import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import pytest
 
 import edgedl
 from edgedl import stepwise, worker
-from edgedl.errors import WorkerError
+from edgedl.errors import EdgedlError, InputError, WorkerError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,68 @@ def test_compress_goes_on_from_the_steps_that_are_done(cli, normed, tmp_path):
     assert "step 1 ..." in cli(*given, "-o", tmp_path / "a.keras").err
     assert "taken from the cache" in cli(*given, "-o", tmp_path / "b.keras").err
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+
+
+def test_the_names_of_the_classes_go_along_and_into_the_file(cli, normed, tmp_path):
+    model = shutil.copy(normed, tmp_path / "m.keras")
+    (tmp_path / "m.keras.edgedl.json").write_text('{"labels": ["ant", "bee", "cat"]}')
+    assert cli("compress", model, "--recipe", "fold", "-o", tmp_path / "f.keras").code == 0
+    told = json.loads((tmp_path / "f.keras.edgedl.json").read_text())
+    assert (told["recipe"], told["labels"]) == ("fold", ["ant", "bee", "cat"])
+    assert cli("export", tmp_path / "f.keras", "-o", tmp_path / "f.tflite").code == 0
+    told = json.loads((tmp_path / "f.tflite.edgedl.json").read_text())
+    assert told["lineage"]["labels"] == ["ant", "bee", "cat"]
+
+
+def test_the_table_has_the_metric_in_its_own_unit_or_says_why_it_has_none(cli, tmp_path):
+    import keras
+
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(1, name="age")])
+    model.save(tmp_path / "m.keras")
+    x = np.random.default_rng(0).random((16, 4), np.float32)
+    for name in ("age", "label"):
+        np.savez(tmp_path / f"{name}.npz", x=x, **{name: 100 * x[:, 0]})
+    given = ("compress", tmp_path / "m.keras", "--recipe", "fold", "-o", tmp_path / "f.keras", "--force", "--eval")
+    shown = cli(*given, tmp_path / "age.npz").err
+    assert "MAE" in shown
+    assert "%" not in shown.split("MAE")[1].split("\n")[1].replace("0%", "")
+    shown = cli(*given, tmp_path / "label.npz").err
+    assert "label.npz has no targets for output age (or y); it has label, x" in " ".join(shown.split())
+
+
+def test_data_prepared_in_another_way_is_other_data(cli, normed, tmp_path):
+    x = np.random.default_rng(0).integers(0, 255, (16, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "a.npz", x=x)
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[[step]]\nkind = "quantize"\n')
+    for name, scale in (("raw", 1.0), ("scaled", 1 / 255)):
+        steps = f'[[preprocess]]\nop = "cast"\ndtype = "float32"\n[[preprocess]]\nop = "scale"\nfactor = {scale}\n'
+        text = f'data = "a.npz"\n{steps}'
+        (tmp_path / f"{name}.toml").write_text(text)
+        done = cli(
+            "compress",
+            normed,
+            "--recipe",
+            recipe,
+            "--data",
+            tmp_path / f"{name}.toml",
+            "-o",
+            tmp_path / f"{name}.keras",
+        )
+        assert done.code == 0, done.err
+        assert "step 1 ..." in done.err
+
+
+def test_a_run_keeps_to_the_recipe_it_began_with(normed, tmp_path):
+    recipe = tmp_path / "r.toml"
+    text = '[[step]]\nkind = "prune"\nmethod = "magnitude"\nsparsity = {}\n'
+    recipe.write_text(text.format(0.5))
+
+    def edit(_):
+        recipe.write_text(text.format(0.9))
+
+    found = edgedl.compress(normed, recipe, out=tmp_path / "m.keras", said=edit)
+    assert 0.4 < found["rows"][1].zeros < 0.6
 
 
 def test_compress_knows_a_step_again_in_another_file(cli, normed, tmp_path):
@@ -143,6 +207,53 @@ def test_compress_takes_the_users_own_model_in_a_notebook(normed):
     np.testing.assert_allclose(made(x), model(x), atol=1e-6)
     assert made.count_params() < model.count_params()
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_notebook_keeps_its_policy_and_random_numbers():
+    import keras
+
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3, "softmax", name="kind")])
+    x = np.random.default_rng(0).random((64, 4), np.float32)
+    np.random.seed(5)
+    expected = np.random.random()
+    np.random.seed(5)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        step = {"kind": "quantize", "training": {"epochs": 1, "distill": {}}}
+        made = edgedl.compress(model, {"step": [step]}, x)
+        assert keras.config.dtype_policy().name == "mixed_float16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.random.random() == expected
+    np.testing.assert_allclose(made(x), model(x), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"out": "m.keras"}, "out and evaluation are for model files; a model object gives a new one, to be saved"),
+        ({"target": "nosuch"}, "nosuch"),
+        ({"data": "d.npz"}, "data: input x: is str; give numbers as x or"),
+        ({"data": [np.zeros((4, 4)), np.zeros(4)]}, "data: input x: is list; give numbers as x or"),
+        ({"data": np.full((4, 4), np.nan)}, "x: sample 0 holds nan; allowed: finite numbers"),
+        ({"data": np.zeros((4, 3))}, r"data: input 'x' takes samples of shape \(4\), the data has \(3\)"),
+        ({"data": (np.zeros((4, 4)), np.full(4, 3))}, r"kind: sample 0 holds 3; allowed: classes 0 to 2"),
+    ],
+)
+def test_a_notebook_is_told_in_one_line_what_is_wrong(given, message):
+    import keras
+
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3, "softmax", name="kind")])
+    recipe = {"step": [{"kind": "quantize", "training": {"epochs": 1}}]}
+    with pytest.raises(EdgedlError, match=message):
+        edgedl.compress(model, recipe, **({"data": np.zeros((4, 4))} | given))
+
+
+def test_a_model_that_is_not_built_is_refused():
+    import keras
+
+    with pytest.raises(InputError, match="is not built: give it an Input, or call it on data once"):
+        edgedl.compress(keras.Sequential([keras.layers.Dense(3)]), "fold")
 
 
 def test_compress_in_a_notebook_takes_a_model_with_dropout():

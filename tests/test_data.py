@@ -49,6 +49,11 @@ def test_load_turns_text_labels_into_sorted_indices(tmp_path):
     assert found.open("y").tolist() == [1, 0, 1]
 
 
+def test_groups_of_more_digits_than_a_number_has_stay_apart(tmp_path):
+    (tmp_path / "a.csv").write_text("a,y,group\n1,0,12345678901234567890\n3,1,12345678901234567891\n")
+    assert data.load(str(tmp_path / "a.csv")).open("group").tolist() == ["12345678901234567890", "12345678901234567891"]
+
+
 def test_load_csv_takes_numeric_columns_and_the_target(tmp_path):
     (tmp_path / "a.csv").write_text("a,b,y\n1,2,up\n3,4,down\n")
     found = data.load(str(tmp_path / "a.csv"))
@@ -143,8 +148,11 @@ def test_in_order_of_other_labels(tmp_path):
     write_classes(tmp_path, "mouse", "ox")
     found = data.load(str(tmp_path))
     assert data.in_order_of(found, ("cat", "mouse", "ox")).open("y").tolist() == [1, 2]
-    for labels in ((), ("cat", "dog", "ox"), ("mouse", "ox")):
+    for labels in ((), ("cat", "dog", "cow"), ("mouse", "cow", "dog"), ("mouse", "ox")):
         assert data.in_order_of(found, labels) is found
+    message = "class 'mouse' is none of the model's: cat, dog, ox; leave its samples out, or name the classes"
+    with pytest.raises(InputError, match=message):
+        data.in_order_of(found, ("cat", "dog", "ox"))
 
 
 def test_load_folder_of_images_by_class(tmp_path):
@@ -157,6 +165,14 @@ def test_load_folder_of_images_by_class(tmp_path):
     assert (found.labels, found.open("y").tolist()) == (("cat", "dog"), [0, 1])
     assert found.open("x").shape == (2, 4, 5, 3)
     assert found.open("x")[1, 0, 0].tolist() == [200, 200, 200]
+
+
+def test_a_class_whose_files_are_not_read_is_refused(tmp_path):
+    write_classes(tmp_path, "cat")
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "a.tiff").write_bytes(b"")
+    with pytest.raises(InputError, match=r"dog: no samples: it has \.tiff files; \.png, "):
+        data.load(str(tmp_path))
 
 
 def test_images_of_several_sizes_are_resized_one_by_one(tmp_path):
@@ -201,6 +217,13 @@ def named(): return ({"x": X[i], "y": NAMES[i]} for i in range(3))
 def pair(): return X, Y
 def lists(): return X.tolist(), Y.tolist()
 def alone(): return X
+def keras_dicts(): return {"x": X}, {"y": Y}
+def dict_batches(): return [({"x": X[:2]}, Y[:2]), ({"x": X[2:]}, Y[2:])]
+def one_hot(): return [(X[i], np.eye(3)[Y[i]]) for i in range(3)]
+class Endless(list):
+    def cardinality(self): return -1
+def endless(): return Endless()
+def twice(): return [({"x": X}, {"x": Y})]
 def parts(): return iter([X[:2], X[2:]])
 def broken(): raise RuntimeError("no database")
 def late():
@@ -221,13 +244,21 @@ def functions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["batches", "samples", "named", "pair", "lists", "alone", "parts"])
+@pytest.mark.parametrize(
+    "name", ["batches", "samples", "named", "pair", "lists", "alone", "parts", "keras_dicts", "dict_batches"]
+)
 def test_load_function_takes_arrays_batches_and_samples(functions, name):
     found = data.load(f"my_data:{name}")
     assert found.open("x").tolist() == np.arange(12).reshape(3, 4).tolist()
     y = found.open("y").tolist() if "y" in found.arrays else None
     assert y == {"alone": None, "parts": None, "named": [0, 1, 2]}.get(name, [2, 0, 1])
     assert found.labels == (("cat", "mouse", "ox") if name == "named" else ())
+
+
+def test_samples_whose_parts_differ_in_length_are_no_batches(functions):
+    found = data.load("my_data:one_hot")
+    assert found.open("x").shape == (3, 4)
+    assert found.open("y").tolist() == np.eye(3)[[2, 0, 1]].tolist()
 
 
 @pytest.mark.parametrize(
@@ -241,6 +272,8 @@ def test_load_function_takes_arrays_batches_and_samples(functions, name):
         ("three", "my_data:three: a batch of 3 parts; "),
         ("ragged", r"my_data:ragged: x: sample 3 is float32 of shape \(2,\), the ones before are float32"),
         ("coarser", "my_data:coarser: y: sample 3 is float64 of shape .*, the ones before are int64"),
+        ("endless", "my_data:endless: gives batches without end; leave out .repeat()"),
+        ("twice", "my_data:twice: 'x' is an input and a target; give them different names"),
         ("objects", "my_data:objects: y: list is no array of numbers or texts"),
     ],
 )
@@ -281,6 +314,8 @@ def test_load_refuses_arrays(tmp_path, arrays, message):
         ("a.csv", b"a,b,y\n1,x,0\n", "line 2, column 'b': 'x' is no number"),
         ("a.csv", b"", "no header line"),
         ("a.csv", b"a,b,y\n\n\n1,2,0\n1,x,0\n", "a.csv: line 5, column 'b': 'x' is no number"),
+        ("a.csv", b",a,y\n0,1,2\n", "a.csv: column 1 has no name; name it, or leave out an index"),
+        ("a.csv", b"a,y,y\n0,1,2\n", "a.csv: two columns are called 'y'; name them apart"),
         ("a.csv", b"\xff\xfe\x00", "a.csv: not a text file: "),
         ("a.csv", b"a,b,y\n1,2,0\n1,2,\n", "a.csv: line 3, column 'y': no value"),
         ("a.toml", b'data = "b.npz"\n', "a.toml: data: no such file or folder: b.npz"),

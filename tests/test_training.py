@@ -159,6 +159,9 @@ def test_affine_standardizes_and_undoes_itself():
     assert np.allclose(scaled.mean(0), 0, atol=1e-3)
     assert np.allclose(scaled.std(0), 1, atol=1e-3)
     assert np.allclose(np.asarray(affine.inverse.layer("b")(scaled)), x, rtol=1e-4)
+    rounded = np.full((120, 1), 1.45)
+    assert rounded.std() > 0
+    assert tasks.standardizing(rounded).scale == (1.0,)
     assert tasks.standardizing(np.full((9, 2), 4.0)) == Affine(scale=(1.0, 1.0), offset=(-4.0, -4.0))
 
 
@@ -217,6 +220,22 @@ def test_several_labels_a_sample_end_in_sigmoid(stage, tmp_path):
     result = train("mlp", stage({"x": x}, {"y": y}), stage({"x": x}, {"y": y}), str(tmp_path / "m"), FAST)
     assert result["evaluation"]["accuracy"] > 0.9
     assert any("binary_crossentropy" in note for note in result["notes"])
+
+
+def test_as_many_classes_as_features_are_still_classes(stage, tmp_path):
+    x = np.random.default_rng(0).normal(size=(256, 3)).astype(np.float32)
+    y = x.argmax(1)
+    result = train("mlp", stage({"x": x}, {"y": y}), stage({"x": x}, {"y": y}), str(tmp_path / "m"), FAST)
+    assert result["classes"] == {"output": 3}
+    assert result["evaluation"]["accuracy"] > 0.9
+
+
+def test_preprocessing_asks_which_arrays_are_inputs(tmp_path):
+    np.savez(tmp_path / "a.npz", image=np.zeros((4, 3), np.uint8), label=np.zeros(4))
+    (tmp_path / "a.toml").write_text('data = "a.npz"\n[[preprocess]]\nop = "cast"\ndtype = "float32"\n')
+    given = {"model": "mlp", "source": str(tmp_path / "a.toml"), "evaluation": None, "options": {}, "force": False}
+    with pytest.raises(InputError, match=r"a\.toml: preprocessing is for inputs, and which of image, label are inputs"):
+        job.train_to(tmp_path / "m.keras", **given)
 
 
 def test_autoencoder_learns_its_input_and_needs_no_targets(stage, tmp_path):

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from edgedl.reporting import checks_from_json
-from edgedl.reporting.text import ABSENT, interval, measured, number
+from edgedl.reporting.text import ABSENT, interval, measured, number, title, unit_of_difference
 from edgedl.types import to_json
 
 DIFFERENCE = ("accuracy", "accuracy_reference", "accuracy_drop", "flips", "size_bytes", "compressed_bytes", "max_abs")
@@ -220,7 +220,8 @@ def compression(rows: list[Any]) -> list[Any]:
     """A row a step: what the model is after it, beside the original; then what each step gained, a line each."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("step", no_wrap=True)
-    for heading in ("params", "zeros", "MACs", "score", "lost", "file", "download", "latency", "time"):
+    metric = title(rows[0].metric) if rows[0].metric else "score"
+    for heading in ("params", "zeros", "MACs", metric, "lost", "file", "download", "latency", "time"):
         table.add_column(heading, no_wrap=True, justify="right")
     for row in rows:
         is_judged = row.drop is not None and row is not rows[0]
@@ -229,8 +230,8 @@ def compression(rows: list[Any]) -> list[Any]:
             _short(row.parameters),
             f"{row.zeros:.0%}",
             _short(row.macs),
-            number(row.score, "fraction") if row.score is not None else "",
-            interval(row.drop, row.low, row.high, "fraction_difference") if is_judged else "",
+            number(row.score, row.unit) if row.score is not None else "",
+            interval(row.drop, row.low, row.high, unit_of_difference(row.unit)) if is_judged else "",
             number(row.size_bytes, "bytes"),
             number(row.compressed_bytes, "bytes"),
             number(row.latency_ms, "ms"),

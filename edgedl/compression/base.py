@@ -25,6 +25,7 @@ from edgedl.models.saving import save
 from edgedl.models.tensors import operations
 from edgedl.recipes import Step, Training, check_data
 from edgedl.toml import did_you_mean
+from edgedl.training import tasks
 from edgedl.types import Target
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def fine_tune(
     where = context.step.where
     data = require_data(data, where, "training")
     check_data(training, where, labelled=bool(data.targets))
+    tasks.check_classes(data, tasks.class_counts(model, data), ())
     options = FitOptions(
         epochs=training.epochs,
         batch_size=training.batch_size,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedl.errors import InputError
-from edgedl.fitting.losses import choose, ends_in_sigmoid, packed
+from edgedl.fitting.losses import choose, ends_in, packed
 from edgedl.fitting.samples import TrainingData
 from edgedl.models import specs
 from edgedl.models.tensors import with_outputs
@@ -105,7 +105,7 @@ class Teaching:
             sums = several and values.min() >= 0 and np.abs(values.sum(-1) - 1).max() < 1e-2
             if sums:
                 kinds[name] = "probabilities"
-            elif ends_in_sigmoid(tensors[name]):
+            elif ends_in(tensors[name], "sigmoid"):
                 kinds[name] = "sigmoids"
             else:
                 kinds[name] = "logits" if name in logits else "values"

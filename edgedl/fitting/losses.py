@@ -86,7 +86,7 @@ def choose(
         raise InputError(message)
     given = loss if isinstance(loss, Mapping) else dict.fromkeys(names, loss)
     produced = _outputs(model, inputs)
-    ends = {n: ends_in_sigmoid(t) for n, t in zip(names, model.outputs, strict=True)}
+    ends = {n: ends_in(t, "sigmoid") for n, t in zip(names, model.outputs, strict=True)}
     judged = [n for n in names if n in targets]
     alone = len(judged) == 1
     return [_criterion(n, produced[n], targets[n], given.get(n), sigmoid=ends[n], alone=alone) for n in judged]
@@ -109,8 +109,8 @@ def _outputs(model: keras.Model, inputs: Mapping[str, Array]) -> dict[str, Array
     return {spec.name: t.numpy() for spec, t in zip(gives, flat, strict=True)}
 
 
-def ends_in_sigmoid(tensor: Any) -> bool:
-    """Whether what makes this output is a sigmoid, looking through layers that keep the shape (fake quantization)."""
+def ends_in(tensor: Any, function: str) -> bool:
+    """Whether a sigmoid or softmax makes this output, looking through layers that keep its shape."""
     import keras
 
     while True:
@@ -121,8 +121,8 @@ def ends_in_sigmoid(tensor: Any) -> bool:
         activation = getattr(operation, "activation", None)
         name = getattr(activation, "__name__", type(operation).__name__).lower()
         sources = operation._inbound_nodes[node].input_tensors
-        if name == "sigmoid" or len(sources) != 1 or sources[0].shape != tensor.shape:
-            return name == "sigmoid"
+        if name == function or len(sources) != 1 or sources[0].shape != tensor.shape:
+            return name == function
         if activation is not None and name != "linear":
             return False
         tensor = sources[0]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import keras
 
 Shape = tuple[int, ...]
+CONSTANT = 1e-7  # a deviation of so little of the mean is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class Affine:
 
     @classmethod
     def standardizing(cls, mean: Sequence[float], deviation: Sequence[float]) -> Affine:
-        """To mean 0 and deviation 1; what is constant is only centered."""
-        scales = [1 / d if d > 0 else 1.0 for d in deviation]
+        """To mean 0 and deviation 1; what is constant, as far as float32 can tell, is only centered."""
+        scales = [1 / d if d > CONSTANT * abs(m) else 1.0 for m, d in zip(mean, deviation, strict=True)]
         return cls(scale=tuple(scales), offset=tuple(-m * s for m, s in zip(mean, scales, strict=True)))
 
     @property

@@ -9,11 +9,11 @@ import numpy as np
 
 from edgedl import artifacts, data, model_file, preprocessing, worker
 from edgedl.data import Dataset
+from edgedl.errors import InputError
 from edgedl.training import architectures
 from edgedl.types import Lineage, to_json
 
 LONG_VALUES = 1e8  # of all inputs in all epochs: 30,000 images of 32 x 32 x 3
-FRAMEWORKS = ("tensorflow", "keras", "numpy")
 
 
 def train_to(
@@ -47,7 +47,7 @@ def train_to(
             preprocessing=tuple(_preprocessing(staged)),
             labels=staged.labels,
             seed=options["seed"],
-            versions=artifacts.versions(*FRAMEWORKS),
+            versions=artifacts.versions(*model_file.FRAMEWORKS),
         )
         told = facts | {"model": model, "path": out.name, "sha256": sha256, "labels": staged.labels, "lineage": lineage}
         artifacts.write_sidecar(part, to_json(told))
@@ -55,8 +55,18 @@ def train_to(
 
 
 def _arrays(dataset: Dataset) -> dict[str, Any]:
-    """Inputs are `x`, or every array whose name does not begin with y; the model's own names then decide."""
-    raw = [n for n in dataset.arrays if n == "x"] or [n for n in dataset.arrays if not n.startswith("y")]
+    """Inputs are `x`, or every array whose name does not begin with y; the model's own names then decide.
+
+    Raises InputError where preprocessing is for the inputs, and the names do not tell which those are.
+    """
+    others = [n for n in dataset.arrays if not n.startswith("y")]
+    if dataset.ops and len(others) > 1:
+        message = (
+            f"{dataset.source}: preprocessing is for inputs, and which of {', '.join(others)} are inputs is not known "
+            "before the model is; begin the names of targets with y, or store several inputs preprocessed"
+        )
+        raise InputError(message)
+    raw = [n for n in others if n == "x"] or others
     ready = data.prepare(dataset, dataset.ops, raw)
     return {
         "inputs": {name: str(ready.arrays[name]) for name in raw},

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedl.data import slices
 from edgedl.errors import InputError
+from edgedl.fitting.losses import ends_in
 from edgedl.fitting.samples import TrainingData
+from edgedl.models.tensors import specs
 from edgedl.training.architectures import Affine, Head
+
+if TYPE_CHECKING:
+    import keras
 
 Array = NDArray[Any]
 STATISTICS_SAMPLES = 4096
@@ -80,13 +85,28 @@ def check_same_kind(data: TrainingData, evaluation: TrainingData) -> None:
             raise InputError(message)
 
 
+def class_counts(model: keras.Model, data: TrainingData) -> dict[str, int]:
+    """The number of classes of each output whose targets are class numbers; a single sigmoid has two."""
+    counts = {}
+    for spec, tensor in zip(specs(model)[1], model.outputs, strict=True):
+        if spec.name not in data.targets:
+            continue
+        target, last = data.targets[spec.name], spec.shape[-1] or 0
+        numbers = target.shape[:-1] if target.ndim == len(spec.shape) and target.shape[-1] == 1 else target.shape
+        if np.issubdtype(target.dtype, np.integer) and last > 1 and len(numbers) == len(spec.shape) - 1:
+            counts[spec.name] = int(last)
+        elif is_numbering(target) and last == 1 and ends_in(tensor, "sigmoid"):
+            counts[spec.name] = 2
+    return counts
+
+
 def check_classes(data: TrainingData, classes: Mapping[str, int], labels: Sequence[str]) -> None:
     """Raises InputError for class numbers that an output lacks, and for labels of another number.
 
-    `classes` holds the number of classes of each output that gives them.
+    `classes` holds the number of classes of each output that gives them; `labels` are of the only one.
     """
     for name, count in classes.items():
-        if labels and len(labels) != count:
+        if len(classes) == 1 and labels and len(labels) != count:
             message = f"output {name!r} gives {count} classes, the data names {len(labels)} labels; make them agree"
             raise InputError(message)
         target = data.targets[name]

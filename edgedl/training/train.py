@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgedl import fitting
 from edgedl.errors import InputError
 from edgedl.fitting import FitOptions
-from edgedl.fitting.losses import ends_in_sigmoid
+from edgedl.fitting.losses import ends_in
 from edgedl.fitting.samples import TrainingData
 from edgedl.models.saving import save
 from edgedl.models.tensors import specs
@@ -40,9 +38,10 @@ def train(
     if chosen.loss is None and getattr(network, "compiled", False) and network.loss:
         chosen = dataclasses.replace(chosen, loss=_compiled_loss(network))
         notes.append("loss taken from the model's compile(); its optimizer is not used")
-    bound = _bound(raw, network, notes)
-    judged = _bound(_opened(evaluation), network, notes) if evaluation else None
-    classes = _classes(network, bound)
+    copies = model == architectures.AUTOENCODER or _copies(network, raw, chosen.loss)
+    bound = _bound(raw, network, notes, copies=copies)
+    judged = _bound(_opened(evaluation), network, notes, copies=copies) if evaluation else None
+    classes = tasks.class_counts(network, bound)
     for part in filter(None, (bound, judged)):
         tasks.check_same_kind(bound, part)
         tasks.check_classes(part, classes, labels)
@@ -124,17 +123,30 @@ def _compiled_loss(model: keras.Model) -> Any:
     return dict(zip(names, model.loss, strict=True)) if isinstance(model.loss, (list, tuple)) else model.loss
 
 
-def _bound(data: TrainingData, model: keras.Model, notes: list[str]) -> TrainingData:
+def _copies(model: keras.Model, data: TrainingData, loss: Any) -> bool:
+    """Whether the model learns its own input: one input, one output of its shape, and no targets that fit.
+
+    Class numbers fit a softmax, and whatever has a loss of its own.
+    """
+    takes, gives = specs(model)
+    if not len(takes) == len(gives) == 1 or takes[0].shape != gives[0].shape:
+        return False
+    classified = loss is not None or ends_in(model.outputs[0], "softmax")
+    shapes = [gives[0].shape[1:], *([gives[0].shape[1:-1], (*gives[0].shape[1:-1], 1)] if classified else [])]
+    return not any(a.shape[1:] in shapes for a in data.targets.values())
+
+
+def _bound(data: TrainingData, model: keras.Model, notes: list[str], *, copies: bool) -> TrainingData:
     """The arrays by the model's own names: the same name, or the only input and the only target whatever its name.
 
-    A model that gives back what it gets (one input, one output of its shape, no fitting targets) learns its input.
+    A model that `copies` learns its input.
     """
     takes, gives = specs(model)
     everything = {**data.inputs, **data.targets}
     inputs = {spec.name: _array(spec, len(takes), data.inputs, everything, "input") for spec in takes}
     for spec in takes:
         _check_shape(spec, inputs[spec.name])
-    if len(takes) == len(gives) == 1 and takes[0].shape == gives[0].shape and not _fits(gives[0], data.targets):
+    if copies:
         note = "the model gives back what it gets: it learns its own input" + (
             f"; not used: {', '.join(data.targets)}" if data.targets else ""
         )
@@ -147,10 +159,6 @@ def _bound(data: TrainingData, model: keras.Model, notes: list[str]) -> Training
     if unused:
         notes.append(f"not used, as the model has nothing of that name: {', '.join(unused)}")
     return TrainingData(inputs=inputs, targets=targets)
-
-
-def _fits(spec: TensorSpec, targets: Mapping[str, tasks.Array]) -> bool:
-    return any(a.shape[1:] == spec.shape[1:] for a in targets.values())
 
 
 def _array(
@@ -171,16 +179,3 @@ def _check_shape(spec: TensorSpec, array: tasks.Array) -> None:
     shown = ", ".join("any" if w is None else str(w) for w in wanted)
     message = f"input {spec.name!r} takes samples of shape ({shown}), the data has {got}"
     raise InputError(message)
-
-
-def _classes(model: keras.Model, data: TrainingData) -> dict[str, int]:
-    """The number of classes of each output whose targets are class numbers; a single sigmoid has two."""
-    counts = {}
-    for spec, tensor in zip(specs(model)[1], model.outputs, strict=True):
-        target, last = data.targets[spec.name], spec.shape[-1] or 0
-        numbers = target.shape[:-1] if target.ndim == len(spec.shape) and target.shape[-1] == 1 else target.shape
-        if np.issubdtype(target.dtype, np.integer) and last > 1 and len(numbers) == len(spec.shape) - 1:
-            counts[spec.name] = int(last)
-        elif tasks.is_numbering(target) and last == 1 and ends_in_sigmoid(tensor):
-            counts[spec.name] = 2
-    return counts
