@@ -83,7 +83,7 @@ def _value(text: str) -> Any:
 
 
 def _spec(value: Any, quantization: dict[str, Any]) -> TensorSpec:
-    dtype = value.type.removeprefix("tensor(").removesuffix(")")
+    dtype = value.type[len("tensor(") : -1] if value.type.startswith("tensor(") else value.type
     scale, zero_point = quantization.get(value.name, ((), ()))
     return TensorSpec(
         name=value.name,
