@@ -51,9 +51,19 @@ def packager(request):
         ),
         ({"inputs": [TENSOR | {"shape": [1, None, 8, 1]}]}, InputError, r"input 'image' has shape \[1, any, 8, 1\]"),
         (
-            {"inputs": [TENSOR | {"dtype": "int16"}]},
+            {"inputs": [TENSOR | {"dtype": "int16", "scale": [0.1], "zero_point": [0]}]},
             UnsupportedError,
             r"input 'image' is int16, .* takes .*; export with --io float",
+        ),
+        (
+            {"inputs": [TENSOR | {"dtype": "int64"}]},
+            UnsupportedError,
+            r"input 'image' is int64, .* takes .*; declare it with keras.Input\(dtype='int32'\) or 'float32' in",
+        ),
+        (
+            {"outputs": [TENSOR | {"dtype": "int64"}]},
+            UnsupportedError,
+            r"output 'image' is int64, .* takes .*; cast it to int32 or float32 in the Keras model and export again",
         ),
         (
             {"preprocessing": [{"op": "mfcc", "sample_rate_hz": 16000}]},
