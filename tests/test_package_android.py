@@ -185,6 +185,14 @@ def test_the_class_does_on_a_jvm_what_edgedl_does(app, made):
     assert bitmap == {"data": [1, 128, 255, 16, 32, 48], "shape": [2, 1, 3], "type": "uint8"}
 
 
+@needs_compilers
+@needs_jvm
+def test_the_labels_of_top_on_a_jvm(app):
+    asked = [["top", {"labels": case["labels"], "values": case["values"]}] for case in cases.TOP]
+    for case, found in zip(cases.TOP, app(*asked), strict=True):
+        assert [(label, pytest.approx(value)) for label, value in found] == case["expected"]
+
+
 def outputs_of(folder, pixels):
     """What edgedl's preprocessing and LiteRT give, real values."""
     from ai_edge_litert.interpreter import Interpreter

@@ -58,6 +58,13 @@ def test_swift_package_parses(tmp_path, inputs, outputs, with_data):
     assert packaging.verify(made)["verdict"] == "pass"
 
 
+def test_swift_labels_of_two_classes_share_one_value():
+    """As those of the other platforms do, which run: the same lines in another language."""
+    runner = (wrapping.FOLDER / "ios/Runner.swift").read_text()
+    assert "let scores = isBinary ? [1 - values[0], values[0]] : values" in runner
+    assert "label: isLabelled ? labels[index] : nil, value: scores[index]" in runner
+
+
 def test_swift_package_says_that_nothing_compiled_it(cli, tmp_path):
     models.write_onnx(tmp_path / "shapes.onnx")
     answer = cli("package", tmp_path / "shapes.onnx", "--platform", "ios", "-o", tmp_path / "out")

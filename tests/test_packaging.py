@@ -14,7 +14,7 @@ from packages import manifest_of
 
 from edgedl import artifacts, packaging, pipeline, plugins, worker
 from edgedl.data import file_sha256
-from edgedl.errors import InputError, PluginError
+from edgedl.errors import InputError, PluginError, UnsupportedError
 from edgedl.packaging import golden, manifest, schema
 from edgedl.types import AgentRuntime, Artifact, Lineage, TensorSpec, to_json
 
@@ -279,6 +279,47 @@ def test_pack_refuses_outputs_that_are_not_finite(files, tmp_path):
     np.savez(tmp_path / "d.npz", x=np.full((4, 8, 8, 1), 3e38, np.float32))
     with pytest.raises(InputError, match=r"float\.tflite: output '\w+' is not finite on the golden samples"):
         _pack(files / "float.tflite", tmp_path / "out", data=str(tmp_path / "d.npz"))
+
+
+def _onnx(path, kind, op="Identity", sequence=False):
+    """An .onnx file of one operator from x, of this ONNX type, to y, of the same or a sequence of it."""
+    onnx = pytest.importorskip("onnx", reason="needs: pip install onnx onnxruntime")
+    helper, kind = onnx.helper, getattr(onnx.TensorProto, kind)
+    x = helper.make_tensor_value_info("x", kind, (1, 4))
+    y = (helper.make_tensor_sequence_value_info if sequence else helper.make_tensor_value_info)("y", kind, (1, 4))
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["y"])], "g", [x], [y])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "told"),
+    [
+        (
+            "STRING",
+            {},
+            "input 'x' is string; golden samples are bool, int8, .*float64: export the model without its text",
+        ),
+        ("BFLOAT16", {}, "input 'x' is bfloat16; .* or with a cast to one of these"),
+        (
+            "FLOAT",
+            {"op": "SequenceConstruct", "sequence": True},
+            r"output 'y' is seq\(tensor\(float\)\); .*ZipMap part",
+        ),
+    ],
+)
+def test_pack_refuses_tensors_that_are_no_numbers_of_numpy(tmp_path, kind, given, told):
+    path = _onnx(tmp_path / "m.onnx", kind, **given)
+    with pytest.raises(UnsupportedError, match=rf"m\.onnx: {told}"):
+        _pack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["BOOL", "FLOAT16", "DOUBLE"])
+def test_pack_takes_every_number_of_numpy(tmp_path, kind):
+    package = _pack(_onnx(tmp_path / "m.onnx", kind), tmp_path / "out")
+    assert manifest_of(package)["inputs"][0]["dtype"] in golden.NUMBERS
 
 
 def test_golden_samples_are_few_and_small():

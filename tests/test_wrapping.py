@@ -51,9 +51,19 @@ def packager(request):
         ),
         ({"inputs": [TENSOR | {"shape": [1, None, 8, 1]}]}, InputError, r"input 'image' has shape \[1, any, 8, 1\]"),
         (
-            {"inputs": [TENSOR | {"dtype": "int16"}]},
+            {"inputs": [TENSOR | {"dtype": "int16", "scale": [0.1], "zero_point": [0]}]},
             UnsupportedError,
             r"input 'image' is int16, .* takes .*; export with --io float",
+        ),
+        (
+            {"inputs": [TENSOR | {"dtype": "int64"}]},
+            UnsupportedError,
+            r"input 'image' is int64, .* takes .*; declare it with keras.Input\(dtype='int32'\) or 'float32' in",
+        ),
+        (
+            {"outputs": [TENSOR | {"dtype": "int64"}]},
+            UnsupportedError,
+            r"output 'image' is int64, .* takes .*; cast it to int32 or float32 in the Keras model and export again",
         ),
         (
             {"preprocessing": [{"op": "mfcc", "sample_rate_hz": 16000}]},
@@ -204,3 +214,22 @@ def test_javascript_preprocesses_as_python_does(tmp_path):
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     for case, answer in zip(asked, found, strict=True):
         assert answer == case["expected"], case["steps"]
+
+
+def test_javascript_labels_of_top(tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node.js: apt-get install nodejs")
+    for module in web.MODULES:
+        shutil.copy(wrapping.FOLDER / "web" / module, tmp_path)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "engine.js").write_text("export const open = null;")
+    (tmp_path / "top.js").write_text(
+        'import { Model } from "./model.js";\n'
+        f"const answers = {json.dumps(cases.TOP)}.map(({{ labels, values }}) =>\n"
+        "  new Model({ labels }, null, {}).top(Float32Array.from(values), 3).map((s) => [String(s.label), s.value]));\n"
+        "console.log(JSON.stringify(answers));\n"
+    )
+    told = subprocess.run([node, tmp_path / "top.js"], check=True, capture_output=True, text=True)
+    for case, found in zip(cases.TOP, json.loads(told.stdout), strict=True):
+        assert [(label, pytest.approx(value)) for label, value in found] == case["expected"]

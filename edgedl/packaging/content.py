@@ -51,8 +51,12 @@ class Sources:
 
 
 def make(sources: Sources, said: Callable[[str], None]) -> Content:
-    """The content in a scratch folder, and the draft of its manifest. Raises InputError, PluginError."""
+    """The content in a scratch folder, and the draft of its manifest.
+
+    Raises InputError, PluginError, UnsupportedError.
+    """
     found, info = artifacts.read(sources.artifact)
+    golden.check_dtypes(found)
     report = results.find(sources.report, found) if sources.report else None
     runtimes = golden.runtimes_for(found.format)
     inputs = (

@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedl import artifacts, data, preprocessing, worker
-from edgedl.errors import InputError, PluginError
+from edgedl.errors import InputError, PluginError, UnsupportedError
 from edgedl.types import AgentRuntime, Artifact, TensorSpec
 from edgedl.validation import evaluate
 from edgedl.validation.evaluate import Setting
 
+NUMBERS: tuple[str, ...] = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+NUMBERS += ("float16", "float32", "float64")
 SAMPLES = 4
 INPUT_BYTES = 16_000  # of all samples together, unless one alone is larger: they travel in every app
 CANDIDATES, CANDIDATE_BYTES = 1000, 16_000_000  # most drawn where fewer samples fit, to take those that compress best
@@ -49,6 +51,18 @@ class Inputs:
     source: str  # data | random
     preprocessing: tuple[dict[str, Any], ...] = ()
     labels: tuple[str, ...] = ()
+
+
+def check_dtypes(artifact: Artifact) -> None:
+    """Raises UnsupportedError for an input or output of texts, sequences, or numbers that NumPy does not have."""
+    for side, specs in (("input", artifact.inputs), ("output", artifact.outputs)):
+        for spec in specs:
+            if spec.dtype not in NUMBERS:
+                message = (
+                    f"{artifact.path}: {side} {spec.name!r} is {spec.dtype}; golden samples are {', '.join(NUMBERS)}: "
+                    "export the model without its text or ZipMap part, or with a cast to one of these"
+                )
+                raise UnsupportedError(message)
 
 
 def runtimes_for(format_: str) -> list[tuple[AgentRuntime, str]]:

@@ -148,9 +148,18 @@ def _check_tensor(side: str, spec: Mapping[str, Any], limits: Limits) -> None:
         raise InputError(message)
     if spec["dtype"] not in limits.dtypes:
         message = (
-            f"{where} is {spec['dtype']}, {limits.runtime} takes {', '.join(limits.dtypes)}; export with --io float"
+            f"{where} is {spec['dtype']}, {limits.runtime} takes {', '.join(limits.dtypes)}; {_other_type(side, spec)}"
         )
         raise UnsupportedError(message)
+
+
+def _other_type(side: str, spec: Mapping[str, Any]) -> str:
+    """How to export with a type that wrappers take: `--io` changes quantized tensors alone."""
+    if spec["scale"]:
+        return "export with --io float"
+    if side == "input":
+        return "declare it with keras.Input(dtype='int32') or 'float32' in the Keras model and export again"
+    return "cast it to int32 or float32 in the Keras model and export again"
 
 
 def _sizes(spec: Mapping[str, Any]) -> str:

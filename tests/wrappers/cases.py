@@ -26,6 +26,15 @@ STEPS = [
     [{"op": "cast", "dtype": "float32"}, RESIZES[0], {"op": "cast", "dtype": "uint16"}],
     [RESIZES[1], {"op": "crop", "height": 3, "width": 3}, {"op": "grayscale"}, {"op": "scale", "factor": 1 / 255}],
 ]
+# what `top` of a model with these labels gives for an output's values: (label, value), "null" where there is none
+TOP = [
+    {"labels": ["no", "yes"], "values": [0.75], "expected": [("yes", 0.75), ("no", 0.25)]},
+    {"labels": ["no", "yes"], "values": [0.125], "expected": [("no", 0.875), ("yes", 0.125)]},
+    {"labels": ["a", "b"], "values": [0.25, 0.75], "expected": [("b", 0.75), ("a", 0.25)]},
+    {"labels": ["a", "b", "c"], "values": [0.5], "expected": [("null", 0.5)]},
+    {"labels": ["a", "b"], "values": [1, 3, 2], "expected": [("null", 3), ("null", 2), ("null", 1)]},
+    {"labels": [], "values": [1, 3], "expected": [("null", 3), ("null", 1)]},
+]
 
 
 def make():

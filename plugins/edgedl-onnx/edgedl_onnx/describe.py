@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ DTYPES = {"float": "float32", "double": "float64"}
 def describe(path: str) -> ArtifactInfo:
     """Inputs, outputs and metadata; ops and weight bytes of an .onnx file too.
 
-    Raises InputError: not such a file, or one whose weights lie in others.
+    Raises InputError: not such a file, one whose weights lie in others, or damaged metadata.
 
     `metadata` has output_steps, see `_output_steps`, and ir_version, beside what the file carries.
     """
@@ -34,7 +35,7 @@ def describe(path: str) -> ArtifactInfo:
 
         model = onnx.load(path, load_external_data=False)
         _refuse_external(path, model)
-    quantization = metadata.pop("quantization", None) or (_quantization(model) if model else {})
+    quantization = _told(path, metadata.pop("quantization", {})) or (_quantization(model) if model else {})
     return ArtifactInfo(
         format="onnx",
         inputs=tuple(_spec(v, quantization) for v in session.get_inputs()),
@@ -83,7 +84,7 @@ def _value(text: str) -> Any:
 
 
 def _spec(value: Any, quantization: dict[str, Any]) -> TensorSpec:
-    dtype = value.type.removeprefix("tensor(").removesuffix(")")
+    dtype = value.type[len("tensor(") : -1] if value.type.startswith("tensor(") else value.type
     scale, zero_point = quantization.get(value.name, ((), ()))
     return TensorSpec(
         name=value.name,
@@ -92,6 +93,33 @@ def _spec(value: Any, quantization: dict[str, Any]) -> TensorSpec:
         scale=tuple(scale),
         zero_point=tuple(zero_point),
     )
+
+
+def _told(path: str, quantization: Any) -> dict[str, Any]:
+    """What the metadata says: tensor name -> (scales, zero points). Raises InputError where it says something else."""
+    if not isinstance(quantization, dict):
+        message = (
+            f"{path}: damaged metadata {PREFIX}quantization: a JSON object is needed, got {quantization!r:.60}; "
+            "export it again"
+        )
+        raise InputError(message)
+    for name, pair in quantization.items():
+        if not _is_pair(pair):
+            message = (
+                f"{path}: damaged metadata {PREFIX}quantization: {name!r} needs [scales, zero points], "
+                f"lists of equally many numbers, scales above 0, got {pair!r:.60}; export it again"
+            )
+            raise InputError(message)
+    return quantization
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether it is [scales, zero points] of a tensor."""
+    match value:
+        case [[*scales], [*zero_points]] if len(scales) == len(zero_points):
+            whole = all(type(z) is int for z in zero_points)
+            return whole and all(type(s) in (int, float) and 0 < s < math.inf for s in scales)
+    return False
 
 
 def _quantization(model: onnx.ModelProto) -> dict[str, Any]:

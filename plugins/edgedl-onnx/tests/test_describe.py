@@ -66,6 +66,29 @@ def test_quantization_is_found_without_a_zero_point_and_in_constant_nodes(tmp_pa
     assert (output.scale, output.zero_point) == ((0.5,), (zero_point or 0,))
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("no JSON", "a JSON object is needed, got 'no JSON'"),
+        ('["x"]', r"a JSON object is needed, got \['x'\]"),
+        ('{"x": 3}', r"'x' needs \[scales, zero points\], lists of equally many numbers, scales above 0, got 3"),
+        ('{"x": {"scale": [0.5]}}', r"'x' needs .*, got \{'scale': \[0.5\]\}"),
+        ('{"x": [[0.5]]}', r"'x' needs .*, got \[\[0.5\]\]"),
+        ('{"x": [[0.5], [0, 1]]}', r"'x' needs .*, got \[\[0.5\], \[0, 1\]\]"),
+        ('{"x": [[0.5], ["a"]]}', r"'x' needs .*, got \[\[0.5\], \['a'\]\]"),
+        ('{"x": [[NaN], [0]]}', r"'x' needs .*, got \[\[nan\], \[0\]\]"),
+    ],
+)
+def test_damaged_quantization_metadata_gives_one_line(tmp_path, text, why):
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UINT8, [1, 3]) for n in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.helper.set_model_props(model, {"edgedl.quantization": text})
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=rf"m\.onnx: damaged metadata edgedl\.quantization: {why}; export it again"):
+        describe(str(tmp_path / "m.onnx"))
+
+
 def test_weights_in_another_file_are_refused_with_the_command_that_brings_them_in(export, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = onnx.load(export("cnn").path)

@@ -33,6 +33,8 @@ public final class Main {
           return opened(new __MODEL__(context, Accelerator.valueOf((String) argument)));
         case "predict":
           return predict((JSONObject) argument);
+        case "top":
+          return top((JSONObject) argument);
         case "bitmap":
           return json(Samples.of(new Bitmap(new int[] {0xFF0180FF, 0xFF102030}, 1)));
         case "verify":
@@ -70,6 +72,23 @@ public final class Main {
     float[] values = model.predict(sample(json));
     Scored best = model.top(values, 2).get(0);
     return new JSONObject().put("values", numbers(values)).put("best", best.label).put("index", best.index);
+  }
+
+  /** [label, value] of every value, by the labels given in place of the package's. */
+  private static JSONArray top(JSONObject asked) throws Exception {
+    Runner runner = new Runner(context.getAssets(), "edgedl/shapes/", Accelerator.CPU);
+    runner.labels.clear();
+    for (int i = 0; i < asked.getJSONArray("labels").length(); i++) {
+      runner.labels.add(asked.getJSONArray("labels").getString(i));
+    }
+    float[] values = new float[asked.getJSONArray("values").length()];
+    for (int i = 0; i < values.length; i++) values[i] = (float) asked.getJSONArray("values").getDouble(i);
+    JSONArray found = new JSONArray();
+    for (Scored each : runner.top(values, 3)) {
+      found.put(new JSONArray().put(String.valueOf(each.label)).put((double) each.value));
+    }
+    runner.close();
+    return found;
   }
 
   private static JSONObject steps(JSONObject asked) throws JSONException {

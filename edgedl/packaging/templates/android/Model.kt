@@ -24,7 +24,7 @@ class __MODEL__ internal constructor(private val runner: Runner) : Closeable {
 
 __PREDICT__
 
-    /** The best labels of one output's values, best first. */
+    /** The best labels of one output's values, best first. One value with two labels is the probability of the second. */
     fun top(values: FloatArray, count: Int = 1): List<Scored> = runner.top(values, count)
 
     /** Runs the golden inputs of the package here and compares with the golden outputs. */

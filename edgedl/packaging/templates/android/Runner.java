@@ -76,11 +76,14 @@ final class Runner {
 
   /** The labels of the largest values, the largest first. */
   List<Scored> top(float[] values, int count) {
+    boolean isBinary = labels.size() == 2 && values.length == 1;
+    float[] scores = isBinary ? new float[] {1 - values[0], values[0]} : values;
+    boolean isLabelled = labels.size() == scores.length;
     List<Scored> found = new ArrayList<>();
-    for (int i = 0; i < values.length; i++) {
+    for (int i = 0; i < scores.length; i++) {
       int place = found.size();
-      while (place > 0 && found.get(place - 1).value < values[i]) place--;
-      found.add(place, new Scored(i, i < labels.size() ? labels.get(i) : null, values[i]));
+      while (place > 0 && found.get(place - 1).value < scores[i]) place--;
+      found.add(place, new Scored(i, isLabelled ? labels.get(i) : null, scores[i]));
       if (found.size() > count) found.remove(count);
     }
     return found;

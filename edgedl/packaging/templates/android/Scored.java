@@ -3,7 +3,7 @@ package __PACKAGE__;
 /** One of the labels with the model's value for it. */
 public final class Scored {
   public final int index;
-  /** null where the package has no labels. */
+  /** null where there is not one label a value. */
   public final String label;
   public final float value;
 

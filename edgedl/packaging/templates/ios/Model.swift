@@ -26,7 +26,7 @@ public final class __MODEL__ {
 
 __PREDICT__
 
-    /// The best labels of one output's values, best first.
+    /// The best labels of one output's values, best first. One value with two labels is the probability of the second.
     public func top(_ values: [Float], count: Int = 1) -> [Scored] { runner.top(values, count: count) }
 
     /// Runs the golden inputs of the package here and compares with the golden outputs.

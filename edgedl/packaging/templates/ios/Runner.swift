@@ -7,7 +7,7 @@ public enum Accelerator {
     case coreML
 }
 
-/// One of the labels with the model's value for it; `label` is nil where the package has none.
+/// One of the labels with the model's value for it; `label` is nil where there is not one a value.
 public struct Scored {
     public let index: Int
     public let label: String?
@@ -95,9 +95,12 @@ final class Runner {
     }
 
     func top(_ values: [Float], count: Int) -> [Scored] {
-        values.indices.sorted { values[$0] > values[$1] }.prefix(count).map { index in
-            let label = index < manifest.labels.count ? manifest.labels[index] : nil
-            return Scored(index: index, label: label, value: values[index])
+        let labels = manifest.labels
+        let isBinary = labels.count == 2 && values.count == 1
+        let scores = isBinary ? [1 - values[0], values[0]] : values
+        let isLabelled = labels.count == scores.count
+        return scores.indices.sorted { scores[$0] > scores[$1] }.prefix(count).map { index in
+            Scored(index: index, label: isLabelled ? labels[index] : nil, value: scores[index])
         }
     }
 

@@ -17,7 +17,7 @@ export interface LoadOptions {
 
 export interface Scored {
   index: number;
-  /** null where the package has no labels. */
+  /** null where there is not one label a value. */
   label: string | null;
   value: number;
 }
@@ -50,7 +50,7 @@ export class __MODEL__ {
 
 __PREDICT__
 
-  /** The best labels of one output's values, best first. */
+  /** The best labels of one output's values, best first. One value with two labels is the probability of the second. */
   top(values: Float32Array, count?: number): Scored[];
 
   /** Runs the golden inputs of the package here and compares with the golden outputs. */

@@ -46,8 +46,11 @@ export class Model {
 
   /** The `count` best labels of one output's values, best first: { index, label, value }. */
   top(values, count = 1) {
-    const order = Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
-    return order.slice(0, count).map((index) => ({ index, label: this.labels[index] ?? null, value: values[index] }));
+    const isBinary = this.labels.length === 2 && values.length === 1;
+    const scores = isBinary ? Float32Array.of(1 - values[0], values[0]) : values;
+    const labels = this.labels.length === scores.length ? this.labels : [];
+    const order = Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a]);
+    return order.slice(0, count).map((index) => ({ index, label: labels[index] ?? null, value: scores[index] }));
   }
 
   /** Runs the golden inputs of the package and compares: { passed, checks: [{ output, unit, measured, limit }] }. */
