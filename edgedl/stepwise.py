@@ -332,6 +332,6 @@ def _judged(doing: _Doing, model: ModelFile, original: ModelFile) -> dict[str, A
         artifact = np.load(model.predict(inputs, key=key)[after.name], mmap_mode="r")
         metric = metrics.resolve(name or "mae")
         found = metrics.compare(metric, reference, artifact, targets, seed=doing.request.seed)
-        told = {"metric": metric.name, "unit": metric.unit, "score": found.artifact, "drop": found.drop}
+        told = {"metric": metric.name, "unit": getattr(metric, "unit", ""), "score": found.artifact, "drop": found.drop}
         return told | {"low": float(found.interval.low), "high": float(found.interval.high)}
     return {}
