@@ -69,7 +69,7 @@ def _networks(keras):
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory):
-    """What in_tfmot.py found: {"networks": {name: difference}, "methods": {name: ...}}."""
+    """What in_tfmot.py found: {"networks": {name: difference}, "methods": {name: ...}, "skipped": ...}."""
     import keras
 
     from edgedl.models.tensors import probe

@@ -48,3 +48,7 @@ def test_qat_keeps_what_was_compressed(measured):
 def test_qat_that_keeps_refuses_where_there_is_nothing_to_keep(measured, method, what):
     message = measured["methods"][f"{method} alone"]["error"]
     assert message.startswith(f"InputError: {method} keeps {what}, and no kernel has")
+
+
+def test_qat_gives_layers_that_it_left_out_back_as_they_were(measured):
+    assert measured["skipped"] == {"both": 0, "attention": 0}
