@@ -120,13 +120,22 @@ def test_names_of_outputs_stay(structure):
     assert graph.prove(model, flat, 0.0) == 0.0
 
 
-def test_a_nested_model_gets_what_a_dict_names():
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_nested_model_gets_what_a_dict_names(kind):
     query, context = keras.Input((4,), name="query"), keras.Input((4,), name="context")
-    inner = keras.Model([query, context], K.Subtract()([query, K.Dense(4)(context)]))
+    inputs = [query, context] if kind is list else {"query": query, "context": context}
+    inner = keras.Model(inputs, K.Subtract()([query, K.Dense(4)(context)]))
     x, z = keras.Input((4,), name="x"), keras.Input((4,), name="z")
     model = randomized(keras.Model([x, z], inner({"query": x, "context": z})))
-    given = [np.random.default_rng(i).normal(size=(3, 4)).astype(np.float32) for i in range(2)]
-    np.testing.assert_allclose(graph.flattened(model)(given), model(given), rtol=1e-5, atol=1e-6)
+    arrays = [np.random.default_rng(i).normal(size=(3, 4)).astype(np.float32) for i in range(2)]
+    np.testing.assert_allclose(graph.flattened(model)(arrays), model(arrays), rtol=1e-5, atol=1e-6)
+
+
+def test_a_nested_model_may_be_called_by_keyword():
+    inside, x = keras.Input((4,)), keras.Input((4,), name="x")
+    inner = keras.Model(inside, K.Dense(3)(inside), name="inner")
+    model = keras.Model(x, inner(training=False, inputs=x))
+    assert graph.prove(model, graph.flattened(model), 0.0) == 0.0
 
 
 def test_flattened_takes_masks_attention_and_several_inputs():

@@ -139,7 +139,8 @@ class _Walker:
                 continue
             taken = tuple(scope[id(t)] for t in node.input_tensors)
             if is_graph(node.operation):
-                made = self.walk(node.operation, _arranged(node, scope), f"{path}{node.operation.name}_")
+                given = tuple(scope[id(t)] for t in arranged(node))
+                made = self.walk(node.operation, given, f"{path}{node.operation.name}_")
             else:
                 made = tuple(Value(tuple(t.shape), str(t.dtype), None if path else t) for t in node.outputs)
                 self._add(node, taken, made, scope, path)
@@ -179,17 +180,16 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 yield node
 
 
-def _arranged(node: Any, scope: Mapping[int, Value]) -> tuple[Value, ...]:
-    """The values that a nested model is called with, in the order of its inputs."""
+def arranged(node: Any) -> tuple[Any, ...]:
+    """The Keras tensors that a nested model is called with, in the order of its inputs, as Keras itself finds it."""
     import keras
 
-    args, kwargs = node.arguments.fill_in(scope)
-    given = args[0] if args else next(iter(kwargs.values()))
-    model = node.operation
-    if not isinstance(model, keras.Sequential) and isinstance(given, dict):
-        names = model.input if isinstance(model.input, dict) else [tensor.name for tensor in model.inputs]
-        given = [given[name] for name in names]
-    return tuple(v for v in keras.tree.flatten(given) if isinstance(v, Value))
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    given = args[0] if args else kwargs["inputs"]
+    graph = getattr(node.operation, "_functional", None) or node.operation
+    if isinstance(given, dict) and not isinstance(graph.input, dict):
+        given = [given[tensor.name] for tensor in graph.inputs]
+    return tuple(keras.tree.flatten(given))
 
 
 def _needed(calls: list[Call], outputs: tuple[Value, ...]) -> tuple[Call, ...]:
