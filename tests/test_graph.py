@@ -138,6 +138,22 @@ def test_a_nested_model_may_be_called_by_keyword():
     assert graph.prove(model, graph.flattened(model), 0.0) == 0.0
 
 
+@pytest.mark.parametrize(("given", "declared"), [("float32", "int32"), ("uint8", "float32")])
+def test_a_nested_model_gets_its_inputs_in_the_dtype_that_it_declares(given, declared, tmp_path):
+    def inner(name):
+        inside = keras.Input((4,), dtype=declared)
+        return keras.Model(inside, K.Dense(3)(keras.ops.cast(inside, "float32") * 0.5), name=name)
+
+    x = keras.Input((4,), dtype=given, name="x")
+    one, other = inner("one"), inner("other")
+    model = randomized(keras.Model(x, one(x) + one(x) * other(x)))
+    flat = graph.flattened(model)
+    values = np.array([[0.5, 1.7, 2.2, 3.9]], given)
+    np.testing.assert_allclose(flat(values), model(values), rtol=1e-6)
+    flat.save(tmp_path / "flat.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "flat.keras")(values), flat(values))
+
+
 def test_flattened_takes_masks_attention_and_several_inputs():
     words = keras.Input((6,), dtype="int32", name="words")
     other = keras.Input((6, 8), name="other")

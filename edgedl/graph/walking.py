@@ -133,26 +133,38 @@ class _Walker:
     def walk(self, model: keras.Model, inputs: tuple[Value, ...], path: str = "") -> tuple[Value, ...]:
         """Add the calls of a model on these values. Returns its outputs."""
         graph = getattr(model, "_functional", None) or model
-        scope = {id(t): value for t, value in zip(graph.inputs, inputs, strict=True)}
+        taken = zip(graph.inputs, inputs, strict=True)
+        scope = {id(t): self._cast(value, str(t.dtype), path) for t, value in taken}
         for node in _nodes(graph):
             if any(id(t) not in scope for t in node.input_tensors):
                 continue
-            taken = tuple(scope[id(t)] for t in node.input_tensors)
             if is_graph(node.operation):
                 given = tuple(scope[id(t)] for t in arranged(node))
                 made = self.walk(node.operation, given, f"{path}{node.operation.name}_")
             else:
                 made = tuple(Value(tuple(t.shape), str(t.dtype), None if path else t) for t in node.outputs)
-                self._add(node, taken, made, scope, path)
+                self._add(node, made, scope, path)
             scope |= {id(t): value for t, value in zip(node.outputs, made, strict=True)}
         return tuple(scope[id(t)] for t in graph.outputs)
 
-    def _add(
-        self, node: Any, inputs: tuple[Value, ...], outputs: tuple[Value, ...], scope: Mapping[int, Value], path: str
-    ) -> None:
+    def _cast(self, value: Value, dtype: str, path: str) -> Value:
+        """The value in the dtype that a nested model's input declares, to which Keras casts what it is given."""
+        import keras
+
+        if value.dtype == dtype:
+            return value
+        tensor = keras.KerasTensor(value.shape, value.dtype)
+        node = keras.ops.cast(tensor, dtype)._keras_history.operation._inbound_nodes[0]
+        node.operation.name = f"{path}cast"  # Keras's own counts all casts of the process
+        made = Value(value.shape, dtype)
+        self._add(node, (made,), {id(tensor): value}, path)
+        return made
+
+    def _add(self, node: Any, outputs: tuple[Value, ...], scope: Mapping[int, Value], path: str) -> None:
         layer = node.operation
         number = self.numbers.get(id(layer), 0)
         self.numbers[id(layer)] = number + 1
+        inputs = tuple(scope[id(t)] for t in node.input_tensors)
         own = {id(t): scope[id(t)] for t in node.input_tensors}
         name = self._name(layer, path)
         self.calls.append(
