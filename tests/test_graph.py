@@ -120,6 +120,20 @@ def test_names_of_outputs_stay(structure):
     assert graph.prove(model, flat, 0.0) == 0.0
 
 
+@pytest.mark.parametrize("where", ["in the model that gives it", "in a model before"])
+def test_the_name_of_an_output_may_be_that_of_a_layer_inside(where):
+    inside = keras.Input((3,))
+    x = keras.Input((3,), name="x")
+    if where == "in a model before":
+        y = K.Dense(2, name="head")(keras.Model(inside, K.Dense(4, name="head")(inside), name="body")(x))
+    else:
+        y = keras.Sequential([inside, K.Dense(4, name="head"), K.Softmax()], name="head")(x)
+    model = keras.Model(x, y)
+    flat = graph.flattened(model)
+    assert names(flat, 1) == ["head"]
+    assert graph.prove(model, flat, 0.0) == 0.0
+
+
 @pytest.mark.parametrize("kind", [list, dict])
 def test_a_nested_model_gets_what_a_dict_names(kind):
     query, context = keras.Input((4,), name="query"), keras.Input((4,), name="context")

@@ -129,6 +129,9 @@ class _Walker:
         self.names: dict[int, str] = {}
         self.numbers: dict[int, int] = {}
         self.taken = {t.name for t in model.inputs}
+        self.reserved: dict[str, int] = {}  # the name of an output -> the id of the one layer that may have it
+        for tensor in model.outputs:
+            self.reserved.setdefault(tensor._keras_history.operation.name, id(_giver(tensor)))
 
     def walk(self, model: keras.Model, inputs: tuple[Value, ...], path: str = "") -> tuple[Value, ...]:
         """Add the calls of a model on these values. Returns its outputs."""
@@ -174,14 +177,25 @@ class _Walker:
     def _name(self, layer: Any, path: str) -> str:
         """The layer's own name, or where another has it, with the names of the models around it."""
         if id(layer) not in self.names:
-            base = name = layer.name if layer.name not in self.taken else f"{path}{layer.name}"
+            base = name = layer.name if self._is_free(layer.name, layer) else f"{path}{layer.name}"
             number = 0
-            while name in self.taken:
+            while not self._is_free(name, layer):
                 number += 1
                 name = f"{base}_{number}"
             self.taken.add(name)
             self.names[id(layer)] = name
         return self.names[id(layer)]
+
+    def _is_free(self, name: str, layer: Any) -> bool:
+        return name not in self.taken and self.reserved.get(name, id(layer)) == id(layer)
+
+
+def _giver(tensor: Any) -> Any:
+    """The layer that gives a tensor, inside the nested models around it."""
+    layer, _, number = tensor._keras_history
+    if not is_graph(layer):
+        return layer
+    return _giver((getattr(layer, "_functional", None) or layer).outputs[number])
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
