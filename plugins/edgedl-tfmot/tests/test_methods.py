@@ -4,7 +4,7 @@ import pytest
 
 
 def test_networks_answer_the_same_in_keras_2(measured):
-    assert set(measured["networks"]) == {"attention", "recurrent", "sequential"}
+    assert set(measured["networks"]) == {"attention", "recurrent", "sequential", "nested"}
     assert max(measured["networks"].values()) < 3e-5
 
 
