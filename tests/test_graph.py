@@ -120,13 +120,52 @@ def test_names_of_outputs_stay(structure):
     assert graph.prove(model, flat, 0.0) == 0.0
 
 
-def test_a_nested_model_gets_what_a_dict_names():
+@pytest.mark.parametrize("where", ["in the model that gives it", "in a model before"])
+def test_the_name_of_an_output_may_be_that_of_a_layer_inside(where):
+    inside = keras.Input((3,))
+    x = keras.Input((3,), name="x")
+    if where == "in a model before":
+        y = K.Dense(2, name="head")(keras.Model(inside, K.Dense(4, name="head")(inside), name="body")(x))
+    else:
+        y = keras.Sequential([inside, K.Dense(4, name="head"), K.Softmax()], name="head")(x)
+    model = keras.Model(x, y)
+    flat = graph.flattened(model)
+    assert names(flat, 1) == ["head"]
+    assert graph.prove(model, flat, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_nested_model_gets_what_a_dict_names(kind):
     query, context = keras.Input((4,), name="query"), keras.Input((4,), name="context")
-    inner = keras.Model([query, context], K.Subtract()([query, K.Dense(4)(context)]))
+    inputs = [query, context] if kind is list else {"query": query, "context": context}
+    inner = keras.Model(inputs, K.Subtract()([query, K.Dense(4)(context)]))
     x, z = keras.Input((4,), name="x"), keras.Input((4,), name="z")
     model = randomized(keras.Model([x, z], inner({"query": x, "context": z})))
-    given = [np.random.default_rng(i).normal(size=(3, 4)).astype(np.float32) for i in range(2)]
-    np.testing.assert_allclose(graph.flattened(model)(given), model(given), rtol=1e-5, atol=1e-6)
+    arrays = [np.random.default_rng(i).normal(size=(3, 4)).astype(np.float32) for i in range(2)]
+    np.testing.assert_allclose(graph.flattened(model)(arrays), model(arrays), rtol=1e-5, atol=1e-6)
+
+
+def test_a_nested_model_may_be_called_by_keyword():
+    inside, x = keras.Input((4,)), keras.Input((4,), name="x")
+    inner = keras.Model(inside, K.Dense(3)(inside), name="inner")
+    model = keras.Model(x, inner(training=False, inputs=x))
+    assert graph.prove(model, graph.flattened(model), 0.0) == 0.0
+
+
+@pytest.mark.parametrize(("given", "declared"), [("float32", "int32"), ("uint8", "float32")])
+def test_a_nested_model_gets_its_inputs_in_the_dtype_that_it_declares(given, declared, tmp_path):
+    def inner(name):
+        inside = keras.Input((4,), dtype=declared)
+        return keras.Model(inside, K.Dense(3)(keras.ops.cast(inside, "float32") * 0.5), name=name)
+
+    x = keras.Input((4,), dtype=given, name="x")
+    one, other = inner("one"), inner("other")
+    model = randomized(keras.Model(x, one(x) + one(x) * other(x)))
+    flat = graph.flattened(model)
+    values = np.array([[0.5, 1.7, 2.2, 3.9]], given)
+    np.testing.assert_allclose(flat(values), model(values), rtol=1e-6)
+    flat.save(tmp_path / "flat.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "flat.keras")(values), flat(values))
 
 
 def test_flattened_takes_masks_attention_and_several_inputs():

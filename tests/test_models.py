@@ -303,6 +303,16 @@ def test_load_removes_layers_that_are_called_by_keyword(tmp_path):
     assert [layer.name for layer in loaded.model.layers] == ["x", "last"]
 
 
+def test_load_keeps_the_name_of_an_output_of_training_only_layers(tmp_path):
+    x = keras.Input((4,), name="x")
+    noise = keras.Sequential([keras.Input((4,)), layers.GaussianNoise(0.1)], name="noise")
+    model = keras.Model(x, noise(layers.Dense(4)(x)))
+    loaded = models.load(saved(model, tmp_path / "m.keras"))
+    assert models.specs(loaded.model) == models.specs(model)
+    values = np.ones((2, 4), np.float32)
+    np.testing.assert_array_equal(answer(loaded.model, values), answer(model, values))
+
+
 def test_load_leaves_a_clean_model_alone(tmp_path):
     loaded = models.load(saved(small(), tmp_path / "m.keras"))
     assert loaded.notes == ()
@@ -559,6 +569,18 @@ def test_macs_of_products_and_wrapped_layers_by_hand():
     ]
     rows = {row["name"]: row["macs"] for row in table(keras.Model([x, y, image, video], [t for t, _ in expected]))}
     assert [rows[t._keras_history.operation.name] for t, _ in expected] == [macs for _, macs in expected]
+
+
+def test_macs_of_a_nested_model_of_free_sizes_are_those_of_its_call():
+    inside = keras.Input((None, None, 3))
+    y = layers.Conv2D(8, 3, name="conv")(inside)
+    backbone = keras.Model(inside, layers.Conv2D(2, 1)(layers.Concatenate()([y, keras.ops.relu(y)])), name="backbone")
+    image, frames = keras.Input((32, 32, 3), name="image"), keras.Input((5, 16, 16, 3), name="frames")
+    model = keras.Model([image, frames], [backbone(image), layers.TimeDistributed(backbone, name="each")(frames)])
+    macs = {row["name"]: row["macs"] for row in table(model)}
+    assert macs["backbone"] == 30 * 30 * (3 * 3 * 3 * 8 + 16 * 2)
+    assert macs["each"] == 5 * 14 * 14 * (3 * 3 * 3 * 8 + 16 * 2)
+    assert [row["macs"] for row in table(backbone) if row["name"] == "conv"] == [None]
 
 
 def test_describe_leaves_macs_open_where_a_size_is_free(tmp_path):

@@ -129,29 +129,45 @@ class _Walker:
         self.names: dict[int, str] = {}
         self.numbers: dict[int, int] = {}
         self.taken = {t.name for t in model.inputs}
+        self.reserved: dict[str, int] = {}  # the name of an output -> the id of the one layer that may have it
+        for tensor in model.outputs:
+            self.reserved.setdefault(tensor._keras_history.operation.name, id(_giver(tensor)))
 
     def walk(self, model: keras.Model, inputs: tuple[Value, ...], path: str = "") -> tuple[Value, ...]:
         """Add the calls of a model on these values. Returns its outputs."""
         graph = getattr(model, "_functional", None) or model
-        scope = {id(t): value for t, value in zip(graph.inputs, inputs, strict=True)}
+        taken = zip(graph.inputs, inputs, strict=True)
+        scope = {id(t): self._cast(value, str(t.dtype), path) for t, value in taken}
         for node in _nodes(graph):
             if any(id(t) not in scope for t in node.input_tensors):
                 continue
-            taken = tuple(scope[id(t)] for t in node.input_tensors)
             if is_graph(node.operation):
-                made = self.walk(node.operation, _arranged(node, scope), f"{path}{node.operation.name}_")
+                given = tuple(scope[id(t)] for t in arranged(node))
+                made = self.walk(node.operation, given, f"{path}{node.operation.name}_")
             else:
                 made = tuple(Value(tuple(t.shape), str(t.dtype), None if path else t) for t in node.outputs)
-                self._add(node, taken, made, scope, path)
+                self._add(node, made, scope, path)
             scope |= {id(t): value for t, value in zip(node.outputs, made, strict=True)}
         return tuple(scope[id(t)] for t in graph.outputs)
 
-    def _add(
-        self, node: Any, inputs: tuple[Value, ...], outputs: tuple[Value, ...], scope: Mapping[int, Value], path: str
-    ) -> None:
+    def _cast(self, value: Value, dtype: str, path: str) -> Value:
+        """The value in the dtype that a nested model's input declares, to which Keras casts what it is given."""
+        import keras
+
+        if value.dtype == dtype:
+            return value
+        tensor = keras.KerasTensor(value.shape, value.dtype)
+        node = keras.ops.cast(tensor, dtype)._keras_history.operation._inbound_nodes[0]
+        node.operation.name = f"{path}cast"  # Keras's own counts all casts of the process
+        made = Value(value.shape, dtype)
+        self._add(node, (made,), {id(tensor): value}, path)
+        return made
+
+    def _add(self, node: Any, outputs: tuple[Value, ...], scope: Mapping[int, Value], path: str) -> None:
         layer = node.operation
         number = self.numbers.get(id(layer), 0)
         self.numbers[id(layer)] = number + 1
+        inputs = tuple(scope[id(t)] for t in node.input_tensors)
         own = {id(t): scope[id(t)] for t in node.input_tensors}
         name = self._name(layer, path)
         self.calls.append(
@@ -161,14 +177,25 @@ class _Walker:
     def _name(self, layer: Any, path: str) -> str:
         """The layer's own name, or where another has it, with the names of the models around it."""
         if id(layer) not in self.names:
-            base = name = layer.name if layer.name not in self.taken else f"{path}{layer.name}"
+            base = name = layer.name if self._is_free(layer.name, layer) else f"{path}{layer.name}"
             number = 0
-            while name in self.taken:
+            while not self._is_free(name, layer):
                 number += 1
                 name = f"{base}_{number}"
             self.taken.add(name)
             self.names[id(layer)] = name
         return self.names[id(layer)]
+
+    def _is_free(self, name: str, layer: Any) -> bool:
+        return name not in self.taken and self.reserved.get(name, id(layer)) == id(layer)
+
+
+def _giver(tensor: Any) -> Any:
+    """The layer that gives a tensor, inside the nested models around it."""
+    layer, _, number = tensor._keras_history
+    if not is_graph(layer):
+        return layer
+    return _giver((getattr(layer, "_functional", None) or layer).outputs[number])
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
@@ -179,17 +206,16 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 yield node
 
 
-def _arranged(node: Any, scope: Mapping[int, Value]) -> tuple[Value, ...]:
-    """The values that a nested model is called with, in the order of its inputs."""
+def arranged(node: Any) -> tuple[Any, ...]:
+    """The Keras tensors that a nested model is called with, in the order of its inputs, as Keras itself finds it."""
     import keras
 
-    args, kwargs = node.arguments.fill_in(scope)
-    given = args[0] if args else next(iter(kwargs.values()))
-    model = node.operation
-    if not isinstance(model, keras.Sequential) and isinstance(given, dict):
-        names = model.input if isinstance(model.input, dict) else [tensor.name for tensor in model.inputs]
-        given = [given[name] for name in names]
-    return tuple(v for v in keras.tree.flatten(given) if isinstance(v, Value))
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    given = args[0] if args else kwargs["inputs"]
+    graph = getattr(node.operation, "_functional", None) or node.operation
+    if isinstance(given, dict) and not isinstance(graph.input, dict):
+        given = [given[tensor.name] for tensor in graph.inputs]
+    return tuple(keras.tree.flatten(given))
 
 
 def _needed(calls: list[Call], outputs: tuple[Value, ...]) -> tuple[Call, ...]:

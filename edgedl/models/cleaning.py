@@ -200,12 +200,13 @@ class Copier:
     def _call(self, new: Any, *args: Any, **kwargs: Any) -> Any:
         import keras
 
-        if isinstance(new, keras.layers.Identity) and kwargs.pop("training", None):
+        if not isinstance(new, keras.layers.Identity):
+            return new(*args, **kwargs)
+        if kwargs.get("training"):
             message = f"layer {new.name!r} is called with training=True: it answers at random; call it without"
             raise UnsupportedError(message)
-        if id(new) in self.skipped:
-            return args[0] if args else kwargs["inputs"]
-        return new(*args, **kwargs)
+        given = args[0] if args else kwargs["inputs"]  # no mask, which a model takes and an Identity does not
+        return given if id(new) in self.skipped else new(given)
 
 
 def config_of(layer: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -19,10 +19,10 @@ def layer_macs(layer: Any, inputs: Sequence[Shape], output: Shape) -> int | None
     attention: its projections and both products; matmul, einsum and Dot: output values x summed sizes. Bias,
     activation, normalization, pooling and other element-wise work count 0, as is usual.
     """
-    if is_graph(layer):
-        parts = [row["macs"] for row in table(layer)]
-        return None if None in parts else sum(parts)
     try:
+        if is_graph(layer):
+            parts = [row["macs"] for row in _rows(layer, _shapes(layer, inputs))]
+            return None if None in parts else sum(parts)
         return _count(layer, [_known(s) for s in inputs], _known(output))
     except UnknownSizeError:
         return None
@@ -41,6 +41,11 @@ def _known(shape: Shape) -> list[int]:
     return [-1 if n is None else n for n in shape[1:]]
 
 
+def _free(sizes: Sequence[int]) -> Shape:
+    """Of (steps, sizes): the shape of one step, None where free."""
+    return (None, *(None if n < 0 else n for n in sizes[1:]))
+
+
 def _product(sizes: Sequence[int]) -> int:
     if min(sizes, default=0) < 0:
         raise UnknownSizeError
@@ -50,7 +55,7 @@ def _product(sizes: Sequence[int]) -> int:
 def _count(layer: Any, inputs: list[list[int]], output: list[int]) -> int:
     name = type(layer).__name__
     if name == "TimeDistributed":
-        inner = layer_macs(layer.layer, [(None, *s[1:]) for s in inputs], (None, *output[1:]))
+        inner = layer_macs(layer.layer, [_free(s) for s in inputs], _free(output))
         if inner is None:
             raise UnknownSizeError
         return _product(inputs[0][:1]) * inner
@@ -153,20 +158,51 @@ def table(model: Any) -> list[dict[str, Any]]:
 
     A layer that is called again has its parameters in its first row.
     """
-    graph = getattr(model, "_functional", None) or model
+    return _rows(model, {})
+
+
+def _rows(model: Any, shapes: Mapping[int, Shape]) -> list[dict[str, Any]]:
+    """The table, a tensor's shape the one under its id in `shapes`, where there is one."""
     calls: dict[int, list[Any]] = {}
-    for nodes in graph._nodes_by_depth.values():  # Keras has no public way to the calls of a layer
-        for node in nodes:
-            calls.setdefault(id(node.operation), []).append(node)
+    for node in _nodes(model):
+        calls.setdefault(id(node.operation), []).append(node)
     rows: list[dict[str, Any]] = []
     for operation in graph_operations(model):
         for i, node in enumerate(calls.get(id(operation), [])):
-            output = node.output_tensors[0].shape
-            row = {"name": operation.name, "class": type(operation).__name__, "output_shape": list(output)}
+            inputs, outputs = ([shapes.get(id(t), t.shape) for t in ts] for ts in (node.input_tensors, node.outputs))
+            row = {"name": operation.name, "class": type(operation).__name__, "output_shape": list(outputs[0])}
             row["parameters"] = 0 if i else _parameters(operation)
-            row["macs"] = layer_macs(operation, [t.shape for t in node.input_tensors], output)
+            row["macs"] = layer_macs(operation, inputs, outputs[0])
             rows.append(row)
     return rows
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    """The calls of a graph model, each after those that it hangs on; Keras has no public way to them."""
+    graph = getattr(model, "_functional", None) or model
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        yield from (node for node in graph._nodes_by_depth[depth] if not node.is_input)
+
+
+def _shapes(model: Any, inputs: Sequence[Shape]) -> dict[int, Shape]:
+    """The shapes in a nested model on these inputs, by the tensor's id. Raises UnknownSizeError where it refuses them.
+
+    # declared (None, None, None, 3), called on (None, 32, 32, 3)
+    """
+    import keras
+
+    if [tuple(t.shape) for t in model.inputs] == [tuple(shape) for shape in inputs]:
+        return {}
+    given = zip(model.inputs, inputs, strict=True)
+    found = {id(t): keras.KerasTensor(shape, t.dtype) for t, shape in given}
+    try:
+        for node in _nodes(model):
+            args, kwargs = node.arguments.fill_in(found)
+            made = keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
+            found |= zip([id(t) for t in node.outputs], made, strict=True)
+    except Exception as e:  # the user's own layer may raise anything
+        raise UnknownSizeError from e
+    return {i: tuple(t.shape) for i, t in found.items()}
 
 
 def _parameters(operation: Any) -> int:

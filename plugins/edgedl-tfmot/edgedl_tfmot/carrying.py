@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedl.errors import UnsupportedError
+from edgedl.graph import Call, Graph, Value
 from edgedl.models.cleaning import Copier
-from edgedl.models.tensors import call_flat, is_graph, largest_difference, specs
+from edgedl.models.tensors import call_flat, largest_difference, specs
 
 if TYPE_CHECKING:
     import keras
@@ -43,78 +44,85 @@ class Network:
 
 
 @dataclass(kw_only=True)
-class _Walk:
-    """Where each Keras tensor comes from, and the calls so far."""
+class _Names:
+    """A name of its own for each layer, also where nested models use one name twice."""
 
-    ids: dict[int, str] = field(default_factory=dict)
-    kept: list[Any] = field(default_factory=list)  # ids are addresses: what they name stays alive
-    names: dict[int, str] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
-    layers: dict[str, Any] = field(default_factory=dict)
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    taken: set[str]
+    found: dict[int, str] = field(default_factory=dict)
 
-    def model(self, model: Any, bound: list[str]) -> list[str]:
-        """Walk a graph model whose inputs are the tensors `bound`; the names of its outputs."""
-        graph = getattr(model, "_functional", None) or model
-        known = dict(zip([id(t) for t in graph.inputs], bound, strict=True))
-        self.kept.append(graph)
-        for depth in sorted(graph._nodes_by_depth, reverse=True):
-            for node in graph._nodes_by_depth[depth]:
-                if not node.is_input:
-                    known |= zip([id(t) for t in node.outputs], self._call(node, known), strict=True)
-        return [known[id(t)] for t in graph.outputs]
-
-    def _call(self, node: Any, known: dict[int, str]) -> list[str]:
-        operation, arguments = node.operation, node.arguments
-        kwargs = {k: v for k, v in arguments.kwargs.items() if v is not None and k != "training"}
-        if is_graph(operation):
-            return self.model(operation, [known[id(t)] for t in _tensors(arguments.args)])
-        name = self._name(operation)
-        args = [_plain(a, known, name) for a in arguments.args]
-        kind = type(operation).__name__
-        if not hasattr(operation, "get_config") or not hasattr(operation, "trainable"):  # an op, no layer
-            tensors = len(args) == 2 and not kwargs and all("tensor" in a for a in args if isinstance(a, dict))
-            if kind not in OPS or not tensors or not all(isinstance(a, dict) for a in args):
-                message = f"op {name!r} ({kind}) has no Keras 2 layer; write it as a keras.layers one"
-                raise UnsupportedError(message)
-            config: dict[str, Any] = {"class": OPS[kind], "config": {"name": name}, "defaults": []}
-            args = [args]
-        else:
-            config = _layer(kind, type(operation), operation.get_config(), name)
-            config["config"]["name"] = name
-            self.layers[name] = operation
-        outputs = [f"{name}:{len(self.calls)}:{i}" for i in range(len(node.outputs))]
-        kwargs = {k: _plain(v, known, name) for k, v in kwargs.items()}
-        self.calls.append({"name": name, **config, "args": args, "kwargs": kwargs, "outputs": outputs})
-        return outputs
-
-    def _name(self, operation: Any) -> str:
-        """A name of its own for each layer, also where nested models use one name twice."""
-        if id(operation) not in self.names:
+    def of(self, operation: Any) -> str:
+        if id(operation) not in self.found:
             name, number = operation.name, 1
             while name in self.taken:
                 number += 1
                 name = f"{operation.name}_{number}"
             self.taken.add(name)
-            self.names[id(operation)] = name
-        return self.names[id(operation)]
+            self.found[id(operation)] = name
+        return self.found[id(operation)]
 
 
 def describe(model: keras.Model) -> Network:
     """The network of a graph model. Raises UnsupportedError for what Keras 2 has no form of, by layer and key."""
-    if not is_graph(model):
-        message = f"model {model.name!r} is subclassed; TFMOT takes a Functional or Sequential model"
-        raise UnsupportedError(message)
+    graph = Graph.of(model)
+    _require_no_masks(graph)
     inputs, outputs = specs(model)
-    walk = _Walk(taken={s.name for s in inputs})
-    results = walk.model(model, [f"input:{i}" for i in range(len(inputs))])
-    graph = {
+    names = _Names(taken={s.name for s in inputs})
+    tensors = {value: {"tensor": f"input:{i}"} for i, value in enumerate(graph.inputs)}
+    calls = []
+    for number, call in enumerate(graph.calls):
+        name = names.of(call.layer)
+        made = [f"{name}:{number}:{i}" for i in range(len(call.outputs))]
+        calls.append({**_call(call, name, tensors), "outputs": made})
+        tensors |= {value: {"tensor": tensor} for value, tensor in zip(call.outputs, made, strict=True)}
+    described = {
         "name": model.name,
         "inputs": [{"name": s.name, "shape": s.shape, "dtype": s.dtype} for s in inputs],
-        "outputs": [{"name": s.name, "tensor": t} for s, t in zip(outputs, results, strict=True)],
-        "calls": walk.calls,
+        "outputs": [{"name": s.name, **tensors[v]} for s, v in zip(outputs, graph.outputs, strict=True)],
+        "calls": calls,
     }
-    return Network(graph=graph, layers=walk.layers)
+    layers = {names.of(c.layer): c.layer for c in graph.calls if _is_layer(c.layer)}
+    return Network(graph=described, layers=layers)
+
+
+def _require_no_masks(graph: Graph) -> None:
+    """Raises UnsupportedError for a layer that takes a mask which Keras found, as TFMOT's wrappers pass none on."""
+    for call in graph.calls:
+        masks = [getattr(tensor, "_keras_mask", None) for tensor in call.node.input_tensors]
+        if any(id(mask) in call.scope for mask in masks):
+            message = (
+                f"layer {call.name!r} ({call.kind}) takes a mask (mask_zero, Masking); masks do not carry over, "
+                "as TFMOT trains without them. Leave the mask out of the model, or take edgedl's own kind"
+            )
+            raise UnsupportedError(message)
+
+
+def _call(call: Call, name: str, tensors: Mapping[Value, Any]) -> dict[str, Any]:
+    """A call as JSON, its outputs left out. Raises UnsupportedError for an op or argument that Keras 2 lacks."""
+    given, named = call.arguments(tensors)
+    args = [_plain(a, name) for a in given]
+    kwargs = {k: _plain(v, name) for k, v in named.items() if v is not None and k != "training"}
+    if _is_layer(call.layer):
+        config = _layer(call.kind, type(call.layer), call.layer.get_config(), name)
+        config["config"]["name"] = name
+        return {"name": name, **config, "args": args, "kwargs": kwargs}
+    if call.kind not in OPS or kwargs or len(args) != 2 or not all(isinstance(a, dict) for a in args):
+        message = f"op {name!r} ({call.kind}) has no Keras 2 layer; write it as a keras.layers one"
+        raise UnsupportedError(message)
+    return {
+        "name": name,
+        "class": OPS[call.kind],
+        "config": {"name": name},
+        "defaults": [],
+        "args": [args],
+        "kwargs": {},
+    }
+
+
+def _is_layer(operation: Any) -> bool:
+    """Whether it is no op."""
+    import keras
+
+    return isinstance(operation, keras.layers.Layer)
 
 
 def carried_back(
@@ -141,26 +149,13 @@ def _variables(layer: Any) -> list[Any]:
     return [v for v in layer.weights if "seed_generator" not in v.path.split("/")]
 
 
-def _tensors(value: Any) -> list[Any]:
-    import keras
-
-    return [t for t in keras.tree.flatten(value) if isinstance(t, keras.KerasTensor)]
-
-
-def _plain(value: Any, known: Mapping[int, str], name: str) -> Any:
-    """A call's argument as JSON, a tensor as {"tensor": its name}."""
-    import keras
-
-    if isinstance(value, keras.KerasTensor):
-        return {"tensor": known[id(value)]}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v, known, name) for v in value]
+def _plain(value: Any, name: str) -> Any:
+    """A call's argument as JSON, in which a tensor is {"tensor": its name} already."""
     try:
-        json.dumps(value)
+        return json.loads(json.dumps(value))
     except TypeError as e:
         message = f"layer {name!r} is called with {type(value).__name__}, which Keras 2 cannot be told"
         raise UnsupportedError(message) from e
-    return value
 
 
 def _layer(kind: str, cls: type, config: Mapping[str, Any], where: str) -> dict[str, Any]:

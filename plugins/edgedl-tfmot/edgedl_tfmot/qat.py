@@ -90,21 +90,27 @@ def _held(quantized: Any, masks: Mapping[str, Array]) -> Any:
 
 def _grid_weights(model: Any, quantized: Any) -> dict[str, list[Array]]:
     """The weights of each layer, those that TFMOT quantizes as its quantizers give them at inference."""
+    wrappers = {x.layer.name: x for x in quantized.layers if hasattr(x, "quantize_config")}
+    return {
+        layer.name: _unwrapped(layer, wrappers[layer.name])
+        if layer.name in wrappers
+        else quantized.get_layer(layer.name).get_weights()
+        for layer in model.layers
+        if layer.weights
+    }
+
+
+def _unwrapped(layer: Any, wrapper: Any) -> list[Array]:
+    """What a wrapper holds of a layer, in the layer's order; quantized weights on their grid. Raises EdgedlError."""
     import tensorflow as tf
 
-    wrappers = {x.layer.name: x for x in quantized.layers if hasattr(x, "quantize_config")}
-    found: dict[str, list[Array]] = {}
-    for layer in model.layers:
-        if not layer.weights:
-            continue
-        new = wrappers.get(layer.name)
-        holder = new if new is not None else quantized.get_layer(layer.name)
-        values = {_last(v.name): np.asarray(v) for v in holder.weights}
-        for variable, quantizer, state in getattr(new, "_weight_vars", ()):
-            grid = quantizer(tf.identity(variable), False, weights=state)
-            values[_last(variable.name)] = np.asarray(grid)
-        found[layer.name] = [values[_last(w.name)] for w in layer.weights]
-    return found
+    values = {_last(v.name): np.asarray(v) for v in wrapper.weights}
+    if len(values) < len(wrapper.weights):
+        message = f"layer {layer.name!r}: TFMOT gives two of its weights one name; leave it out with skip"
+        raise EdgedlError(message)
+    for variable, quantizer, state in wrapper._weight_vars:
+        values[_last(variable.name)] = np.asarray(quantizer(tf.identity(variable), False, weights=state))
+    return [values[_last(w.name)] for w in layer.weights]
 
 
 def _last(name: str) -> str:

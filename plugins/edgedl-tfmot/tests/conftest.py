@@ -65,11 +65,17 @@ def _networks(keras):
     image.add(nn.Conv2DTranspose(4, 3, strides=2))
     image.add(nn.Flatten())
     yield "sequential", image
+    query, context = keras.Input((4,), name="query"), keras.Input((4,), name="context")
+    difference = nn.Subtract()([nn.Dense(3)(query), nn.Dense(3)(context)])
+    tower = keras.Model({"query": query, "context": context}, difference, name="tower")
+    head = keras.Sequential([keras.Input((3,)), nn.Dense(2)], name="head")
+    x, z = keras.Input((4,), name="x"), keras.Input((4,), name="z")
+    yield "nested", keras.Model([x, z], head(training=False, inputs=tower({"query": x, "context": z})))
 
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory):
-    """What in_tfmot.py found: {"networks": {name: difference}, "methods": {name: ...}}."""
+    """What in_tfmot.py found: {"networks": {name: difference}, "methods": {name: ...}, "skipped": ...}."""
     import keras
 
     from edgedl.models.tensors import probe

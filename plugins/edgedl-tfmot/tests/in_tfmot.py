@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from edgedl.errors import EdgedlError
-from edgedl_tfmot import keras_2, methods, process
+from edgedl_tfmot import keras_2, methods, process, qat
 from edgedl_tfmot.training import Training
 
 PRUNE = {"sparsity": 0.7, "schedule": "polynomial", "block": [1, 1], "m_by_n": None}
@@ -66,6 +66,21 @@ def run(weights, method, options, training):
     }
 
 
+def skipped():
+    """The largest change that QAT without a training step makes to layers left out, by layer."""
+    nn = tf_keras.layers
+    x = tf_keras.Input((6, 4), name="x")
+    both = nn.Bidirectional(nn.LSTM(5, return_sequences=True), name="both")(x)
+    mixed = nn.Flatten(name="flat")(nn.MultiHeadAttention(2, 10, name="attention")(both, both))
+    model = tf_keras.Model(x, nn.Dense(3, name="kind")(mixed))
+    before = {name: model.get_layer(name).get_weights() for name in ("both", "attention")}
+    made = qat.quantize(model, "qat", lambda *_: None, ([], list(before)))
+    return {
+        name: max(float(np.abs(a - b).max()) for a, b in zip(old, made.weights[name], strict=True))
+        for name, old in before.items()
+    }
+
+
 def main(folder):
     tf.config.experimental.enable_op_determinism()
     networks = {}
@@ -87,7 +102,7 @@ def main(folder):
     done, weights = {}, {None: {}}
     for name, (start, method, options) in RUNS.items():
         weights[name], done[name] = run(weights[start], method, options, training)
-    (folder / "found.json").write_text(json.dumps({"networks": networks, "methods": done}))
+    (folder / "found.json").write_text(json.dumps({"networks": networks, "methods": done, "skipped": skipped()}))
 
 
 main(Path(sys.argv[1]))

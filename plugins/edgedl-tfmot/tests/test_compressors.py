@@ -123,3 +123,14 @@ def test_layers_without_a_keras_2_form_are_named(samples):
         with pytest.raises(UnsupportedError) as refused:
             compress(keras.Model(image, out), samples, method="cluster", clusters=4)
         assert message in str(refused.value)
+
+
+def test_masks_are_refused_with_what_to_do(samples):
+    import keras
+
+    nn = keras.layers
+    words = keras.Input((6,), dtype="int32", name="words")
+    memory = nn.LSTM(3, name="memory")(nn.Embedding(9, 4, mask_zero=True)(words))
+    model = keras.Model(words, nn.Dense(4, name="kind")(memory))
+    with pytest.raises(UnsupportedError, match=r"layer 'memory' \(LSTM\) takes a mask .*take edgedl's own kind"):
+        compress(model, samples, method="cluster", clusters=4)

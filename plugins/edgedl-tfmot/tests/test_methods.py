@@ -4,7 +4,7 @@ import pytest
 
 
 def test_networks_answer_the_same_in_keras_2(measured):
-    assert set(measured["networks"]) == {"attention", "recurrent", "sequential"}
+    assert set(measured["networks"]) == {"attention", "recurrent", "sequential", "nested"}
     assert max(measured["networks"].values()) < 3e-5
 
 
@@ -48,3 +48,7 @@ def test_qat_keeps_what_was_compressed(measured):
 def test_qat_that_keeps_refuses_where_there_is_nothing_to_keep(measured, method, what):
     message = measured["methods"][f"{method} alone"]["error"]
     assert message.startswith(f"InputError: {method} keeps {what}, and no kernel has")
+
+
+def test_qat_gives_layers_that_it_left_out_back_as_they_were(measured):
+    assert measured["skipped"] == {"both": 0, "attention": 0}
