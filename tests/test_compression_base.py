@@ -96,10 +96,14 @@ def test_fine_tune_follows_features():
     lost = Training(distill=Distill(features=("conf",)))
     with pytest.raises(InputError, match="distill features 'conf' hits no layer that both models have"):
         fine_tune(student, data, lost, context(teacher=teacher))
-    flat = keras.Sequential([keras.Input((6, 6, 1), name="image"), K.Flatten(), K.Dense(3, name="kind")])
-    lost = Training(distill=Distill(alpha=1, activation_maps=0.1))
-    with pytest.raises(InputError, match=r"r.toml: step 1 \(x\): distill activation_maps is for an output"):
-        fine_tune(flat, data, lost, context(teacher=flat))
+
+
+def test_a_model_without_activation_maps_learns_from_the_answers_alone_which_is_said():
+    teacher, said = keras.Sequential([keras.Input((6, 6, 1), name="image"), K.Flatten(), K.Dense(3, name="kind")]), []
+    training = Training(distill=Distill(alpha=1, activation_maps=0.1))
+    fine_tune(keras.models.clone_model(teacher), samples(), training, context(teacher=teacher, say=said.append))
+    note = "no activation maps to learn: no Dense layer takes an average over all places of an image"
+    assert f"r.toml: step 1 (x): {note}" in said
 
 
 @pytest.mark.parametrize("end", ["softmax", "linear"])

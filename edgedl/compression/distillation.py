@@ -73,6 +73,9 @@ class Teaching:
             teacher = graph.flattened(teacher)
         features = self._features(student, teacher)
         self.heads = self._heads(student, teacher) if options.activation_maps else {}
+        self.notes: tuple[str, ...] = ()
+        if options.activation_maps and not self.heads:
+            self.notes = ("no activation maps to learn: no Dense layer takes an average over all places of an image",)
         self.student, self.trainee, self.teacher = student, student, teacher
         if features or self.heads:
             self.trainee, self.teacher = (
@@ -152,19 +155,13 @@ class Teaching:
         return _mean(softened_divergence(theirs, ours, temperature))
 
     def _heads(self, student: keras.Model, teacher: keras.Model) -> dict[str, tuple[Head, Head]]:
-        """Of both models, by output. Raises InputError where no output has any."""
+        """Of both models, by output; those that have none are left out."""
         pairs = {
             spec.name: (ours, theirs)
             for spec, *tensors in zip(specs(student)[1], student.outputs, teacher.outputs, strict=True)
             for ours, theirs in [[head_of(t) for t in tensors]]
             if ours and theirs and ours.features.shape[1:-1] == theirs.features.shape[1:-1]
         }
-        if not pairs:
-            message = (
-                f"{self.where}: distill activation_maps is for an output that a Dense layer makes from the average "
-                "over all places (such as GlobalAveragePooling2D), and there is none; leave activation_maps out"
-            )
-            raise InputError(message)
         return pairs
 
     def _features(self, student: keras.Model, teacher: keras.Model) -> list[tuple[Any, Any]]:
