@@ -156,13 +156,12 @@ class Teaching:
 
     def _heads(self, student: keras.Model, teacher: keras.Model) -> dict[str, tuple[Head, Head]]:
         """Of both models, by output; those that have none are left out."""
-        pairs = {
+        return {
             spec.name: (ours, theirs)
             for spec, *tensors in zip(specs(student)[1], student.outputs, teacher.outputs, strict=True)
             for ours, theirs in [[head_of(t) for t in tensors]]
             if ours and theirs and ours.features.shape[1:-1] == theirs.features.shape[1:-1]
         }
-        return pairs
 
     def _features(self, student: keras.Model, teacher: keras.Model) -> list[tuple[Any, Any]]:
         """Pairs of layers of one name and output shape. Raises InputError for a pattern without any."""
