@@ -18,7 +18,7 @@ from edgedl.errors import InputError
 from edgedl.toml import Within, did_you_mean
 
 SHIPPED = Path(__file__).parent / "compression" / "recipes"
-Augmentation = Literal["flip", "shift", "zoom", "mixup", "auto"]
+Augmentation = Literal["flip", "shift", "zoom", "color", "mixup", "auto"]
 _HEAD = ("kind", "method")
 
 
@@ -42,7 +42,8 @@ class Distill:
 class Training:
     """Fine-tuning within a step.
 
-    `augment` varies image inputs at random: flip left and right, zoom into a part, shift by an eighth, mix two images.
+    `augment` varies image inputs at random: flip left and right, zoom into a part, shift by an eighth, jitter the
+    color, mix two images.
     Only the user knows whether a flipped sample is still one, but a teacher gives its answer anyway: where it teaches
     alone (distill with alpha = 1, which mixup needs as well), auto flips and shifts inputs of three channels, shifts
     those of one (digits and spectrograms have a left and a right), and leaves all others.
