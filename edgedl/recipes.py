@@ -19,7 +19,7 @@ from edgedl.errors import InputError
 from edgedl.toml import Within, did_you_mean
 
 SHIPPED = Path(__file__).parent / "compression" / "recipes"
-Augmentation = Literal["flip", "shift", "zoom", "mixup", "auto"]
+Augmentation = Literal["flip", "shift", "zoom", "color", "mixup", "auto"]
 _HEAD = ("kind", "method")
 
 
@@ -27,20 +27,24 @@ _HEAD = ("kind", "method")
 class Distill:
     """Learning from the original model: `alpha` is the teacher's share of the loss, the labels have the rest.
 
-    `features` are layer patterns whose outputs the student imitates too, with `feature_weight`.
+    `features` are layer patterns whose outputs the student imitates too, with `feature_weight`; `activation_maps` is
+    the weight of what each place of an image says for each class (`compression.activation_maps`): that is a target a
+    place instead of one an image, so that few images teach more.
     """
 
     temperature: Annotated[float, Within("(0, inf)")] = 3.0
     alpha: Annotated[float, Within("(0, 1]")] = 0.9
     features: tuple[str, ...] = ()
     feature_weight: Annotated[float, Within("(0, inf)")] = 1.0
+    activation_maps: Annotated[float, Within("[0, inf)")] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """Fine-tuning within a step.
 
-    `augment` varies image inputs at random: flip left and right, zoom into a part, shift by an eighth, mix two images.
+    `augment` varies image inputs at random: flip left and right, zoom into a part, shift by an eighth, jitter the
+    color, mix two images.
     Only the user knows whether a flipped sample is still one, but a teacher gives its answer anyway: where it teaches
     alone (distill with alpha = 1, which mixup needs as well), auto flips and shifts inputs of three channels, shifts
     those of one (digits and spectrograms have a left and a right), and leaves all others.

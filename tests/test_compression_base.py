@@ -7,7 +7,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 
-from edgedl.compression.augmentation import Augmented, flipped, mixed, shifted, zoomed
+from edgedl.compression.activation_maps import head_of
+from edgedl.compression.augmentation import Augmented, flipped, jittered, mixed, shifted, zoomed
 from edgedl.compression.base import Context, fine_tune, matching_layers, re_estimate_batch_norm
 from edgedl.compression.distillation import softened_binary_divergence, softened_divergence
 from edgedl.errors import InputError
@@ -95,6 +96,34 @@ def test_fine_tune_follows_features():
     lost = Training(distill=Distill(features=("conf",)))
     with pytest.raises(InputError, match="distill features 'conf' hits no layer that both models have"):
         fine_tune(student, data, lost, context(teacher=teacher))
+
+
+def test_a_model_without_activation_maps_learns_from_the_answers_alone_which_is_said():
+    teacher, said = keras.Sequential([keras.Input((6, 6, 1), name="image"), K.Flatten(), K.Dense(3, name="kind")]), []
+    training = Training(distill=Distill(alpha=1, activation_maps=0.1))
+    fine_tune(keras.models.clone_model(teacher), samples(), training, context(teacher=teacher, say=said.append))
+    note = "no activation maps to learn: no Dense layer takes an average over all places of an image"
+    assert f"r.toml: step 1 (x): {note}" in said
+
+
+@pytest.mark.parametrize("end", ["softmax", "linear"])
+def test_fine_tune_follows_what_each_place_says_for_each_class(end):
+    teacher, data = network(1, end), samples()
+
+    def distance(**options):
+        """Of the maps to the teacher's, without what is the same for all classes of a softmax."""
+        student = network(2, end)
+        training = Training(epochs=10, learning_rate=3e-2, distill=Distill(temperature=1, alpha=1, **options))
+        fine_tune(student, data, training, context(teacher=teacher))
+        ours, theirs = (
+            head.maps(keras.Model(m.inputs[0], head.features)(data.inputs["image"])).numpy()
+            for m in (student, teacher)
+            for head in [head_of(m.outputs[0])]
+        )
+        moved = ours - theirs
+        return np.abs(moved - moved.mean(-1, keepdims=True) if end == "softmax" else moved).mean()
+
+    assert distance(activation_maps=1.0) < 0.6 * distance()
 
 
 @pytest.mark.parametrize("small", [0.1, 1.0])
@@ -209,7 +238,7 @@ def test_layers_of_one_name_in_nested_models_train_at_their_own_pace():
 
 def test_augmentation_keeps_shape_and_type_and_follows_the_seed():
     data = samples(32)
-    first, second = (Augmented.of(data, ("flip", "zoom", "shift", "mixup"), 0) for _ in range(2))
+    first, second = (Augmented.of(data, ("flip", "zoom", "shift", "color", "mixup"), 0) for _ in range(2))
     rows = np.arange(32)
     taken = first.take(rows)[0]["image"]
     np.testing.assert_array_equal(taken, second.take(rows)[0]["image"])
@@ -262,6 +291,32 @@ def test_augmentation_array_functions():
     blended = mixed(batch, generator)
     assert blended.dtype == np.uint8
     assert blended.min() >= batch.min()
+
+
+@pytest.mark.parametrize(("kind", "least"), [(np.uint8, 0), (np.float32, -127)])
+def test_jitter_varies_brightness_contrast_and_saturation_within_the_range(kind, least):
+    generator = np.random.default_rng(0)
+    grey = np.full((64, 4, 4, 3), 100, np.uint8)
+    grey[:, :, 2:] = 140
+    grey[0, 0, 0], grey[0, 0, 1] = 0, 255  # what is allowed
+    red = grey + np.array([40, 0, 0], np.uint8) * (grey < 200)
+
+    def varied(batch):
+        made = jittered((batch.astype(np.float32) + least).astype(kind), generator)
+        assert made.dtype == kind
+        assert made.min() >= least
+        assert made.max() == 255 + least
+        return (made.astype(np.float32) - least)[1:]
+
+    plain, coloured = varied(grey), varied(red)
+    assert np.ptp(plain, axis=3).max() <= 1  # grey stays grey
+    assert 65 < plain[:, :, :2].min() < 85  # 0.7 (120 - 1.3 * 20) at least
+    assert 170 < plain[:, :, 2:].max() < 195
+    contrasts = plain[:, 0, 3, 0] / plain[:, 0, 0, 0]
+    assert 1.25 < contrasts.min() < 1.33  # (120 + 0.7 * 20) / (120 - 0.7 * 20)
+    assert 1.46 < contrasts.max() < 1.57
+    tints = np.ptp(coloured, axis=3)[:, 0, 0] / coloured.mean(axis=(1, 2, 3))
+    assert tints.min() < 0.25 < 0.35 < tints.max()
 
 
 def test_divergences():

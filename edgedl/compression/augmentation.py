@@ -16,6 +16,7 @@ Array = NDArray[Any]
 IMAGE_RANK = 4  # (samples, height, width, channels)
 SHIFT = 1 / 8  # of the height and the width
 SMALLEST_PART = 0.6  # of the height and the width, that fills the image
+JITTER = 0.3  # of brightness, contrast and saturation
 AUTO = {3: ("flip", "shift"), 1: ("shift",)}  # by channels: what is left and right matters in a spectrogram
 
 
@@ -84,6 +85,8 @@ def augmented(inputs: Mapping[str, Array], kinds: tuple[str, ...], generator: np
                 batch = zoomed(batch, generator)
             if "shift" in asked:
                 batch = shifted(batch, generator)
+            if "color" in asked:
+                batch = jittered(batch, generator)
             if "mixup" in asked:
                 batch = mixed(batch, generator)
         varied[name] = batch
@@ -123,6 +126,22 @@ def zoomed(batch: Array, generator: np.random.Generator) -> Array:
         share = (at - low).astype(np.float32).reshape(shape)
         near, far = (np.take_along_axis(found, i.reshape(shape), axis) for i in (low, np.minimum(low + 1, size - 1)))
         found = near + share * (far - near)
+    return np.asarray(found if batch.dtype.kind == "f" else np.rint(found), batch.dtype)
+
+
+def jittered(batch: Array, generator: np.random.Generator) -> Array:
+    """Each image with its brightness, contrast and saturation 0.7 to 1.3 of what they were, within the batch's range.
+
+    Howard, arXiv:1312.5402, section 2.2. Brightness counts from the batch's least value: inputs may be centred on 0.
+    """
+    least, most = batch.min(), batch.max()
+    found = batch.astype(np.float32) - np.float32(least)
+    kept = generator.uniform(1 - JITTER, 1 + JITTER, (3, len(batch), 1, 1, 1)).astype(np.float32)
+    found *= kept[0]
+    for share, axes in ((kept[1], (1, 2)), (kept[2], 3)):
+        grey = found.mean(axis=axes, keepdims=True)
+        found = grey + share * (found - grey)
+    found = np.clip(found + np.float32(least), least, most)
     return np.asarray(found if batch.dtype.kind == "f" else np.rint(found), batch.dtype)
 
 
