@@ -39,6 +39,8 @@ def test_other_ends_have_no_maps():
     others = [
         [K.Flatten(), K.Dense(3)],
         [K.GlobalMaxPooling2D(), K.Dense(3)],
+        [K.GlobalAveragePooling2D(), K.ReLU(), K.Dense(3)],
+        [K.GlobalAveragePooling2D(), K.Reshape((2, 1)), K.Dense(3)],
         [K.AveragePooling2D(2), K.Flatten(), K.Dense(3)],
         [K.GlobalAveragePooling2D(data_format="channels_first"), K.Dense(3)],
         [K.GlobalAveragePooling2D(), K.Dense(3), K.Dense(3)],

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import keras
 
 ENDS = ("Activation", "Softmax", "FakeQuantize")  # that a classifier may have behind its Dense layer
-BETWEEN = ("Flatten", "Reshape", "Dropout", "FakeQuantize", "Activation")  # it and the average that it takes
+BETWEEN = ("Flatten", "Reshape", "Dropout", "FakeQuantize")  # it and the average that it takes
 AVERAGES = (
     *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D"),
     *("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
@@ -48,7 +48,8 @@ def head_of(tensor: Any) -> Head | None:
         return None
     layer, features = average
     whole = "Global" in type(layer).__name__ or np.prod(layer.compute_output_shape(features.shape)[1:-1]) == 1
-    return Head(features=features, dense=dense[0]) if whole and layer.data_format == "channels_last" else None
+    whole = whole and layer.data_format == "channels_last" and features.shape[-1] == dense[0].input_spec.axes[-1]
+    return Head(features=features, dense=dense[0]) if whole else None
 
 
 def _behind(tensor: keras.KerasTensor, passed: tuple[str, ...]) -> tuple[Any, Any] | None:
