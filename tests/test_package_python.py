@@ -17,7 +17,9 @@ from packages import text_of, unpacked
 
 from edgedl import packaging, pipeline
 from edgedl.errors import InputError
+from edgedl.packaging import manifest
 from edgedl.packaging.python import module, packager
+from edgedl.types import TensorSpec
 
 HERE = Path(sysconfig.get_path("purelib"))
 STEP = '[[preprocess]]\nop = "scale"\nfactor = 0.00390625\n'
@@ -129,6 +131,16 @@ def test_model_takes_raw_samples(model, data):
     assert np.array_equal(found[name][3:4], model.predict(raw[3:4])[name])
     labels = [("a", "b", "c")[i] for i in found[name].argmax(-1)]
     assert model.classify(raw) == [(label, float(max(row))) for label, row in zip(labels, found[name], strict=True)]
+
+
+def test_one_value_for_two_labels_is_the_probability_of_the_second(model, monkeypatch):
+    output = TensorSpec(name="sick", dtype="float32", shape=(None, 1))
+    steps = manifest.postprocessing([output], ["healthy", "sick"])
+    assert steps == [{"output": "sick", "op": "threshold", "above": 0.5}]
+    monkeypatch.setattr(model, "manifest", model.manifest | {"postprocessing": steps})
+    monkeypatch.setattr(model, "labels", ["healthy", "sick"])
+    monkeypatch.setattr(model, "predict", lambda _: {"sick": np.array([[0.25], [0.75], [0.5]])})
+    assert model.classify({}) == [("healthy", 0.75), ("sick", 0.75), ("healthy", 0.5)]
 
 
 def test_model_says_what_does_not_fit(model, tflites, tmp_path):

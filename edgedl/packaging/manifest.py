@@ -85,9 +85,18 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def postprocessing(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """What the app does with real-valued outputs: the class is the largest of as many values as there are labels."""
-    classes = [spec.name for spec in outputs if labels and len(spec.shape) > 1 and spec.shape[-1] == len(labels)]
-    return [{"output": name, "op": "argmax", "axis": -1} for name in classes]
+    """What the app does with real-valued outputs: the class is the largest of as many values as there are labels.
+
+    One value for two labels is the probability of the second.
+    """
+    steps: list[dict[str, Any]] = []
+    for spec in outputs:
+        values = spec.shape[-1] if len(spec.shape) > 1 else None
+        if labels and values == len(labels):
+            steps.append({"output": spec.name, "op": "argmax", "axis": -1})
+        elif len(labels) == 2 and values == 1:
+            steps.append({"output": spec.name, "op": "threshold", "above": 0.5})
+    return steps
 
 
 def operators(info: ArtifactInfo) -> list[dict[str, Any]]:

@@ -72,11 +72,14 @@ class Model:
 
     def classify(self, samples: Array | Mapping[str, Array]) -> list[tuple[str, float]]:
         """The label of each raw sample, and the value of the output there. Raises ValueError where it has no labels."""
-        step = next((s for s in self.manifest["postprocessing"] if s["op"] == "argmax"), None)
+        step = next(iter(self.manifest["postprocessing"]), None)
         if step is None:
             message = "the model has no output with a value a label; use predict"
             raise ValueError(message)
-        values = self.predict(samples)[step["output"]].reshape(-1, len(self.labels))
+        values = self.predict(samples)[step["output"]]
+        if step["op"] == "threshold":
+            values = np.stack([1 - values, values], axis=-1)
+        values = values.reshape(-1, len(self.labels))
         return [(self.labels[i], float(row[i])) for i, row in zip(values.argmax(-1), values, strict=True)]
 
     def self_test(self) -> dict[str, Any]:
