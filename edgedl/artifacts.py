@@ -29,9 +29,15 @@ KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 def format_of(path: Path) -> str | None:
     """The artifact format that a file's suffix stands for, among the installed exporters; None for anything else."""
+    broken = None
     for plugin in plugins.listing("exporters"):
-        if path.suffix in plugins.load("exporters", plugin.name).suffixes:
-            return plugin.name
+        try:
+            if path.suffix in plugins.load("exporters", plugin.name).suffixes:
+                return plugin.name
+        except (PluginError, AttributeError) as e:  # of another format, most likely
+            broken = e
+    if broken:
+        raise PluginError(str(broken)) from broken
     return None
 
 

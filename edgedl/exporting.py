@@ -33,8 +33,11 @@ class Calibration:
     labels: tuple[str, ...] = ()
 
 
-def exporter_for(format_: str | None, out: Path, scheme: Scheme) -> Exporter:
-    """The exporter by name, or by the suffix of `out`. Raises PluginError, InputError, UnsupportedError."""
+def exporter_for(format_: str | None, out: Path, scheme: Scheme | None) -> Exporter:
+    """The exporter by name, or by the suffix of `out`; a `scheme` that it has, where one is asked for.
+
+    Raises PluginError, InputError, UnsupportedError.
+    """
     name = format_ or artifacts.format_of(out)
     if name is None:
         there = ", ".join(p.name for p in plugins.listing("exporters"))
@@ -42,7 +45,7 @@ def exporter_for(format_: str | None, out: Path, scheme: Scheme) -> Exporter:
         message = f"{out}: no exporter writes {suffix}; name one with --format: {there}"
         raise InputError(message)
     exporter: Exporter = plugins.load("exporters", name)
-    if scheme not in exporter.schemes:
+    if scheme and scheme not in exporter.schemes:
         message = f"exporter {name!r} has no scheme {scheme.value}; it has {', '.join(exporter.schemes)}"
         raise UnsupportedError(message)
     return exporter
@@ -64,7 +67,8 @@ def choose_scheme(model: ModelFile, exporter: Exporter, asked: Scheme | None, *,
         raise UnsupportedError(message)
     if chosen not in exporter.schemes:
         schemes = ", ".join(exporter.schemes)
-        message = f"{model.path}: carries {chosen.value}, which exporter {exporter.format!r} has not; it has {schemes}"
+        how = "carries" if carried else "would be"
+        message = f"{model.path}: {how} {chosen.value}, which exporter {exporter.format!r} has not; it has {schemes}"
         raise UnsupportedError(message)
     if chosen.is_static and not carried and not calibrated:
         message = f"scheme {chosen.value} is calibrated: name data with --calibration-data"

@@ -137,7 +137,7 @@ def compress(
             overrides=tuple(overrides),
             data=str(data) if data else None,
             evaluation=str(evaluation) if evaluation else None,
-            target=profile,
+            target=str(Path(target).absolute()) if target and Path(target).is_file() else target,
             seed=seed,
             trust=trust,
             custom_objects=custom_objects,
@@ -171,8 +171,11 @@ def export(
 
     Without a scheme it is the one that the model carries, else fp32.
     """
+    if samples < 1:
+        message = f"samples must be 1 or more, got {samples}"
+        raise InputError(message)
     path, asked, sizes = Path(out), Scheme.parse(scheme) if scheme else None, _shapes(shapes)
-    exporter = exporting.exporter_for(format_, path, asked or Scheme.FP32)
+    exporter = exporting.exporter_for(format_, path, asked)
     profile = targets.load(target) if target else None
     if profile and exporter.format not in (*profile.formats, *(r.name for r in profile.runtimes)):
         message = f"target {profile.id} takes {', '.join(profile.formats)}, not {exporter.format}"

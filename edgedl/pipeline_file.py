@@ -122,7 +122,7 @@ class _Plan:
             message = f"{self.file}: {where}: name its format or its out file"
             raise InputError(message)
         scheme = arguments.get("scheme")
-        exporter = exporting.exporter_for(format_, Path(out or "a"), Scheme.parse(scheme or "fp32"))
+        exporter = exporting.exporter_for(format_, Path(out or "a"), Scheme.parse(scheme) if scheme else None)
         carried = "" if self.tables.compress is not None else "-fp32"  # a compressed model may carry its scheme
         out = out or f"{model.stem}{f'-{scheme}' if scheme else carried}{exporter.suffixes[0]}"
         if Path(out).name != out or out in [p.name for p in self.made]:
@@ -185,6 +185,9 @@ class _Plan:
         if isinstance(value, tuple):
             return tuple(self._named(key, one) for one in value)
         path = self.file.parent / value
+        if not path.is_file() and (value.endswith(".toml") or "/" in value):
+            message = f"{self.file}: {key}: no such file: {path}"
+            raise InputError(message)
         return str(path) if path.is_file() else value
 
     def _step(self, name: str, function: str, arguments: dict[str, Any], **more: Any) -> Step:
@@ -199,11 +202,16 @@ def _files(key: str, value: Any, paths: Sequence[str]) -> list[Path]:
     """The files that an argument stands for: when one of them changes, the step is done again."""
     if key in DATA:
         return readers.files_of(value)
-    if key in CODE and (":" in str(value) or key == "custom_objects"):
+    if key == "custom_objects" or (key in CODE and _is_code(value)):
         return user_code.files_of(value)
     if key in NAMED:
         return [Path(value)] if value.endswith(".toml") else []
     return [Path(value), artifacts.sidecar_path(Path(value))] if key in (*paths, "artifact") else []
+
+
+def _is_code(value: Any) -> bool:
+    """Whether it is `module:function`, not a file in a folder with a colon, or one that a step before will make."""
+    return isinstance(value, str) and ":" in value and not Path(value).exists()
 
 
 @cache

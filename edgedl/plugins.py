@@ -48,7 +48,7 @@ def load(group: str, name: str) -> Any:
         raise PluginError(message)
     try:
         loaded = found[0].entry.load()
+        return loaded() if isinstance(loaded, type) else loaded
     except Exception as e:
         message = f"{noun} {name!r} of {found[0].distribution} does not import: {type(e).__name__}: {e}"
         raise PluginError(message) from e
-    return loaded() if isinstance(loaded, type) else loaded

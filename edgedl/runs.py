@@ -10,14 +10,15 @@ that is renamed when it is done, so that after a kill the run goes on there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgedl import __version__, artifacts, data, pipeline, pipeline_file, plugins, reporting
+from edgedl import __version__, artifacts, data, pipeline, pipeline_file, plugins, reporting, worker
 from edgedl.errors import InputError
 from edgedl.pipeline_file import Step
 from edgedl.types import Report, Verdict, to_json
@@ -34,14 +35,15 @@ def run(file: str, *, out: str | None = None, said: Said = lambda _: None) -> tu
     _check_folder(folder, path)
     _check_places(folder, steps)
     reports, codes = [], []
-    _warm(steps)
-    for step in steps:
-        _do(step, folder / step.name, said)
-        if step.function == "validate":
-            (report,) = reporting.read(folder / step.name / "report.json")
-            reports.append(report)
-            codes.append(pipeline.exit_code(report.verdict, step.on_inconclusive))
-    written = reporting.write(reports, folder) if reports else []
+    with _alone(folder):
+        _warm(steps)
+        for step in steps:
+            _do(step, folder / step.name, said)
+            if step.function == "validate":
+                (report,) = reporting.read(folder / step.name / "report.json")
+                reports.append(report)
+                codes.append(pipeline.exit_code(report.verdict, step.on_inconclusive))
+        written = reporting.write(reports, folder) if reports else []
     answer = {
         "verdict": Verdict.worst([r.verdict for r in reports]).value,
         "exit_code": 6 if 6 in codes else max(codes, default=0),
@@ -50,6 +52,20 @@ def run(file: str, *, out: str | None = None, said: Said = lambda _: None) -> tu
         "report": next((str(p) for p in written if p.suffix == ".html"), None),
     }
     return answer, reports
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder against another run, which would put its steps in place of ours. Raises InputError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(worker.held(folder))
+        except BlockingIOError as e:
+            message = f"{folder}: another edgedl run works here; wait for it, or name another folder with -o"
+            raise InputError(message) from e
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _warm(steps: Sequence[Step]) -> None:

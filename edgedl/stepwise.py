@@ -16,12 +16,23 @@ from typing import Any
 
 import numpy as np
 
-from edgedl import __version__, artifacts, data, exporting, latency_goal, model_file, preprocessing, recipes, worker
+from edgedl import (
+    __version__,
+    artifacts,
+    data,
+    exporting,
+    latency_goal,
+    model_file,
+    preprocessing,
+    recipes,
+    targets,
+    worker,
+)
 from edgedl.data import Dataset
 from edgedl.errors import EdgedlError, UnsupportedError
 from edgedl.model_file import ModelFile
 from edgedl.recipes import Recipe
-from edgedl.types import Artifact, Lineage, Scheme, Target, to_json
+from edgedl.types import Artifact, Lineage, Scheme, to_json
 from edgedl.validation import benchmark, metrics
 from edgedl.validation.benchmark import Timing
 from edgedl.validation.evaluate import Setting
@@ -34,14 +45,14 @@ LONG_MACS = 1e11  # of all forward passes: ResNet8 on 8,000 images, 5 to 10 seco
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to compress, how, with which data, and what it is judged on."""
+    """What to compress, how, with which data, and what it is judged on; `target` is an id or an absolute path."""
 
     model: str
     recipe: str
     overrides: tuple[str, ...] = ()
     data: str | None = None
     evaluation: str | None = None
-    target: Target | None = None
+    target: str | None = None
     seed: int = 0
     trust: bool = False
     custom_objects: str | None = None
@@ -110,6 +121,8 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
             recipes.check_data(step.training, step.where, labelled=labelled)
     _measure(doing, "original", original, original, 0.0, _unjudged(judged, original))
     model, chain = original, [__version__, original.sha256, _sha256(doing.arrays), request.seed]
+    if request.target:
+        chain.append(repr(targets.load(request.target)))
     for number, step in enumerate(recipe.steps):
         chain.append(repr(replace(step, where="")))
         model, told = _step(doing, number, model, original, chain)
@@ -201,7 +214,7 @@ def _child(
         "out": str(out),
         "folder": str(folder) if folder else None,
         "seed": request.seed,
-        "target": request.target.id if request.target else None,
+        "target": request.target,
         "trust": request.trust,
         "custom_objects": request.custom_objects,
     }

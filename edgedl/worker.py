@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import itertools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -31,6 +33,7 @@ T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 TENSORFLOW = "tensorflow"  # the child that holds it
 ONEDNN = "tensorflow-onednn"  # another, which computes with oneDNN where TensorFlow and the user's environment say so
+OURS = ".edgedl"  # marks a folder as one of a pool's, from when it is held on
 POLL_S = 0.05
 DEFAULT_TIMEOUT_S = 900.0  # without a sign of progress
 ENVIRONMENT = {
@@ -184,8 +187,16 @@ class Pool:
     """Children by (name, interpreter), and the folder that their calls and staged data live in."""
 
     def __init__(self) -> None:
-        _sweep()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"edgedl-{os.getpid()}-"))
+        try:
+            _sweep()
+            self.folder = Path(tempfile.mkdtemp(prefix=f"edgedl-{os.getpid()}-"))
+        except FileNotFoundError as e:  # a full disk, a container that may only be read
+            message = f"no folder for temporary files can be written: {e.strerror}; set TMPDIR to one"
+            raise errors.InputError(message) from e
+        self._held = contextlib.ExitStack()
+        with contextlib.suppress(OSError):  # a file system without locks: what a kill leaves there stays
+            self._held.enter_context(held(self.folder))
+            (self.folder / OURS).touch()
         self._children: dict[tuple[str, str], Child] = {}
         self._numbers = itertools.count(1)  # several threads start children
         self._starting = threading.Lock()
@@ -223,6 +234,7 @@ class Pool:
             child.close()
         self._children.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._held.close()
 
 
 _pool: Pool | None = None
@@ -343,11 +355,23 @@ def _rss_bytes(pid: int) -> int:
 
 
 def _sweep() -> None:
-    """Remove what an edgedl that was killed left in the temporary folder."""
+    """Remove what an edgedl that was killed left in the temporary folder: its own folders, that nobody holds."""
     for folder in Path(tempfile.gettempdir()).glob("edgedl-*-*"):
-        pid = folder.name.split("-")[1]
-        if pid.isdigit() and not is_running(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if re.fullmatch(r"edgedl-\d+-\w{8}", folder.name) and (folder / OURS).is_file():
+                with held(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder against every process that asks. Raises BlockingIOError where another one holds it."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(number)
 
 
 def is_running(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import jsonschema
@@ -77,6 +78,14 @@ def test_train_help_names_every_architecture():
         ),
         (["benchmark", "a.txt"], 2, "a.txt: no such file"),
         (["run", "nowhere.toml"], 2, "nowhere.toml"),
+        (["run", "."], 2, ".: is a folder; name a pipeline file, .toml"),
+        (["export", "a.keras", "-o", "b.tflite", "--seed", "-1"], 2, "-1 is not in the range 0<=x<=4294967295"),
+        (["export", "a.keras", "-o", "b.vela", "--format", "vela"], 2, "a.keras: no such file"),
+        (
+            ["validate", "a.tflite", "--reference", "b", "--data", "c", "--junit", "no/j.xml"],
+            2,
+            "no/j.xml: no such folder: no; make it first",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_with_the_exit_code(cli, tmp_path, monkeypatch, arguments, code, line):
@@ -110,6 +119,26 @@ def test_two_providers_of_a_name_are_refused_naming_both(monkeypatch):
     monkeypatch.setattr(plugins, "listing", lambda group: (first, second))
     with pytest.raises(errors.PluginError, match=f"provided by {first.distribution} and other; uninstall one"):
         plugins.load("packagers", first.name)
+
+
+@pytest.mark.parametrize("fault", [OSError("no license"), None])
+def test_a_broken_plugin_of_another_format_is_in_nobodys_way(monkeypatch, fault):
+    from types import SimpleNamespace
+
+    from edgedl import artifacts
+
+    class Exporter:
+        def __init__(self):
+            if fault:
+                raise fault
+
+    listed = plugins.listing("exporters")
+    entry = SimpleNamespace(load=lambda: Exporter)
+    broken = plugins.Plugin(group="exporters", name="aaa", distribution="mine", version="1", entry=entry)
+    monkeypatch.setattr(plugins, "listing", lambda group: (broken, *listed))
+    assert artifacts.format_of(Path("m.tflite")) == "tflite"
+    with pytest.raises(errors.PluginError, match="no license" if fault else "no attribute 'suffixes'"):
+        artifacts.format_of(Path("m.xyz"))
 
 
 def test_targets_lists_shows_and_checks(cli, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -97,6 +98,17 @@ def test_data_prepared_in_another_way_is_other_data(cli, normed, tmp_path):
             "-o",
             tmp_path / f"{name}.keras",
         )
+        assert done.code == 0, done.err
+        assert "step 1 ..." in done.err
+
+
+def test_a_target_may_be_a_file_and_is_part_of_what_a_step_hangs_on(cli, normed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(Path(__file__).parents[1] / "targets" / "raspberry-pi-4.toml", "board.toml")
+    step = tmp_path / "r.toml"
+    step.write_text('[[step]]\nkind = "prune"\nmethod = "magnitude"\nsparsity = 0.37\n')
+    for more in ((), ("--target", "board.toml")):
+        done = cli("compress", normed, "--recipe", step, "-o", "m.keras", "--force", *more)
         assert done.code == 0, done.err
         assert "step 1 ..." in done.err
 

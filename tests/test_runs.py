@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import samples, when_held
 
-from edgedl import pipeline, pipeline_file, runs
+from edgedl import pipeline, pipeline_file, runs, worker
 from edgedl.cli import edgedl
 from edgedl.errors import InputError
 
@@ -233,6 +233,39 @@ def test_targets_and_recipes_may_lie_beside_the_file(project):
     assert export.arguments["target"] == str(project / "board.toml")
     assert validate.arguments["targets"] == ("host", str(project / "board.toml"))
     assert project / "board.toml" in validate.reads
+
+
+def test_a_file_that_is_not_beside_the_pipeline_is_not_looked_for_elsewhere(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "board.toml").write_text("")
+    file = write(project / "p.toml", MODEL + EXPORT + 'target = "board.toml"\n')
+    with pytest.raises(InputError, match=rf"target: no such file: {project / 'board.toml'}"):
+        pipeline_file.read(str(file), Path("p"))
+
+
+def test_two_runs_in_one_folder_do_not_mix(cli, project):
+    file = write(project / "p.toml", MODEL + EXPORT)
+    (project / "p").mkdir()
+    with worker.held(project / "p"):
+        answer = cli("run", file)
+    assert answer.code == 2
+    assert f"{project / 'p'}: another edgedl run works here; wait for it, or name another folder" in answer.err
+    assert cli("run", file).code == 0
+
+
+def test_no_samples_to_calibrate_on_are_refused(cli, project):
+    answer = cli("run", write(project / "p.toml", MODEL + EXPORT + "samples = 0\n"))
+    assert answer.code == 2
+    assert "samples must be 1 or more, got 0" in answer.err
+
+
+def test_folders_may_have_a_colon_in_their_name(project):
+    timed = project.rename(project.with_name("10:30"))
+    (step,) = pipeline_file.read(str(write(timed / "p.toml", MODEL + EXPORT)), timed / "p")
+    assert timed / "m.keras" in step.reads
+    trained = '[train]\nmodel = "mlp"\ndata = "d.npz"\n' + EXPORT
+    _, export = pipeline_file.read(str(write(timed / "p.toml", trained)), timed / "p")
+    assert export.arguments["model"] in export.reads
 
 
 def test_an_export_is_named_by_the_scheme_that_is_asked_for(project):

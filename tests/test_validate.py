@@ -265,6 +265,9 @@ def test_junit_has_a_case_for_each_counted_check(cli, trained, data, tmp_path):
     assert cli("validate", trained / "a.tflite", *given, "--junit", tmp_path / "j.xml").code == 6
     cases = ET.parse(tmp_path / "j.xml").getroot().iter("testcase")
     assert [case.find("failure") is not None for case in cases] == [True]
+    lost = cli("validate", trained / "a.tflite", *given, "--junit", data / "test.npz", "--force")
+    assert (lost.code, lost.out) == (2, "")
+    assert "test.npz: is read as well, and would be lost; name another output" in lost.err
 
 
 @pytest.mark.parametrize(

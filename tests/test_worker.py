@@ -113,15 +113,36 @@ def test_scratch_goes_when_the_pool_closes():
     assert not pool.folder.exists()
 
 
-def test_what_a_killed_session_left_is_swept(tmp_path, monkeypatch):
+def test_what_a_killed_session_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    left, running = tmp_path / "edgedl-999999999-abc", tmp_path / f"edgedl-{os.getpid()}-abc"
+    running = Pool()
+    left = tmp_path / "edgedl-999999999-abcdefgh"
     left.mkdir()
-    running.mkdir()
-    pool = Pool()
-    pool.close()
+    (left / worker.OURS).touch()
+    users = [tmp_path / name for name in ("edgedl-2024-results", "edgedl-999999999-12345678")]
+    for folder in users:
+        folder.mkdir()
+        (folder / "weights.txt").touch()
+    # as of another container: no such process here
+    foreign = running.folder.rename(tmp_path / "edgedl-999999999-a_b_c_d_")
+    Pool().close()
     assert not left.exists()
-    assert running.exists()
+    assert foreign.exists()
+    assert all((folder / "weights.txt").exists() for folder in users)
+    foreign.rename(running.folder)
+    running.close()
+
+
+def test_where_nothing_can_be_written_one_line_says_so(cli, monkeypatch):
+    def refuse():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/proc']")
+
+    monkeypatch.setattr("tempfile.gettempdir", refuse)
+    with pytest.raises(InputError, match=r"no folder for temporary files can be written: .*; set TMPDIR to one"):
+        Pool()
+    answer = cli("targets", "show", "nope")
+    assert answer.code == 2
+    assert answer.err.startswith("Error: no such target: 'nope'")
 
 
 def test_children_end_when_their_parent_is_killed(tmp_path):

@@ -100,7 +100,11 @@ def _full_disk(error: Exception) -> str | None:
     import shutil
     import tempfile
 
-    folder, said = tempfile.gettempdir(), str(error)
+    said = str(error)
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:  # none can be written
+        folder = os.environ.get("TMPDIR", "/tmp")  # noqa: S108
     lost = isinstance(error, WorkerError) and shutil.disk_usage(folder).free < LITTLE_BYTES
     if not lost and not re.search(NO_SPACE, said):
         return None

@@ -35,7 +35,7 @@ def command(
     from edgedl.artifacts import KERAS_SUFFIXES
     from edgedl.errors import InputError
 
-    options.check_free(force, junit)
+    options.check_free(force, junit, before, *after, data)
     is_model = Path(before).suffix in KERAS_SUFFIXES or Path(before).is_dir()
     wrong = {
         "a model is compared with its artifacts on --data DATA": is_model and data is None,

@@ -12,7 +12,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 force = click.option("--force", is_flag=True, help="Overwrite the output.")
-seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is drawn.")
+seed = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default="0",
+                    help="Seed of everything that is drawn.")  # fmt: skip
 trust = click.option("--trust", is_flag=True, help="Execute code found in the model file, such as Lambda layers.")
 custom_objects = click.option("--custom-objects", metavar="MODULE", help="Module with the model's own layers.")
 junit = click.option("--junit", metavar="FILE", help="Write the verdicts as JUnit XML.")
@@ -63,16 +64,14 @@ def answer(value: Any, as_json: bool, plain: str) -> None:
     click.echo(json.dumps(to_json(value), indent=2, allow_nan=False) if as_json else plain)
 
 
-def check_free(force: bool, *files: str | None) -> None:
-    """Refuse outputs that exist, before anything runs. Raises InputError."""
-    from pathlib import Path
+def check_free(force: bool, file: str | None, *inputs: str | None) -> None:
+    """Refuse an output that exists, is one of the inputs or has no folder, before anything runs. Raises InputError."""
+    if file:
+        from pathlib import Path
 
-    from edgedl.errors import InputError
+        from edgedl import artifacts
 
-    for file in files:
-        if file and Path(file).exists() and not force:
-            message = f"{file}: exists; --force overwrites it"
-            raise InputError(message)
+        artifacts.check_output(Path(file), force=force, inputs=inputs)
 
 
 def write_checks(path: str | None, checks: Mapping[str, Any], force: bool) -> None:

@@ -18,14 +18,19 @@ def command(file: str, out: str | None, junit: str | None, force: bool, as_json:
     from pathlib import Path
 
     from edgedl import worker
+    from edgedl.errors import InputError
 
+    if Path(file).is_dir():
+        message = f"{file or 'the pipeline'}: is a folder; name a pipeline file, .toml"
+        raise InputError(message)
     folder = Path(out) if out else Path(file).with_suffix("")
     if not any(folder.glob("*/done.json")):  # one that goes on may need no TensorFlow
         worker.warm()  # which loads while the rest does
     from edgedl import pipeline_file, runs
     from edgedl.reporting import text
 
-    options.check_free(force, junit)
+    if junit and (folder.exists() or folder not in Path(junit).parents):  # it may lie in the folder that the run makes
+        options.check_free(force, junit, file)
     found, reports = runs.run(file, out=out, said=options.say)
     lenient = [s.on_inconclusive for s in pipeline_file.read(file, folder) if s.function == "validate"]
     options.write_junit(junit, reports, lenient, force)

@@ -45,8 +45,9 @@ def command(
         options.show(plan_table(planned))
         options.answer(planned, as_json, f"{planned['have']} samples, some {planned['samples']} decide")
         return 0
-    written = [f"{report_folder}/{name}" for name in reporting.FILES] if report_folder else []
-    options.check_free(force, junit, *written)
+    options.check_free(force, junit, *(given[key] for key in ("artifact", "reference", "data")))  # type: ignore[arg-type]
+    if report_folder:
+        reporting.check_folder(Path(report_folder), force=force)
     report = pipeline.validate(**given)  # type: ignore[arg-type]
     options.write_junit(junit, [report], on_inconclusive, force)
     if report_folder:

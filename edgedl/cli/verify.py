@@ -17,7 +17,7 @@ def command(package: str, key: str | None, junit: str | None, force: bool, as_js
     """Check every hash of PACKAGE and replay its golden inputs; exit 6 when something does not hold."""
     from edgedl import pipeline
 
-    options.check_free(force, junit)
+    options.check_free(force, junit, package)
     found = pipeline.verify(package, key=key)
     options.write_checks(junit, {package: found["checks"]}, force)
     if key is None:

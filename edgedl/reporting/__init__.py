@@ -15,7 +15,7 @@ from edgedl.types import Check, Method, Report, Verdict, to_json
 
 FILES = ("report.json", "report.html")
 
-__all__ = ["FILES", "as_json", "checks_from_json", "junit", "page", "read", "text", "write"]
+__all__ = ["FILES", "as_json", "check_folder", "checks_from_json", "junit", "page", "read", "text", "write"]
 
 
 def as_json(reports: Report | Sequence[Report], *, details: bool = False) -> dict[str, Any]:
@@ -40,6 +40,17 @@ def write(reports: Report | Sequence[Report], folder: Path) -> list[Path]:
     _publish(data, json.dumps(as_json(reports, details=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     _publish(drawn, page.render(reports))
     return [data, drawn]
+
+
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse a folder to `write` into early: it is a file, or holds such a report. Raises InputError."""
+    if folder.exists() and not folder.is_dir():
+        message = f"{folder}: is a file; name a folder for the report"
+        raise InputError(message)
+    for name in FILES:
+        if (folder / name).exists() and not force:
+            message = f"{folder / name}: exists; --force overwrites it"
+            raise InputError(message)
 
 
 def read(path: Path) -> list[Report]:
