@@ -27,16 +27,13 @@ _HEAD = ("kind", "method")
 class Distill:
     """Learning from the original model: `alpha` is the teacher's share of the loss, the labels have the rest.
 
-    `features` are layer patterns whose outputs the student imitates too, with `feature_weight`; `activation_maps` is
-    the weight of what each place of an image says for each class (`compression.activation_maps`): that is a target a
-    place instead of one an image, so that few images teach more.
+    `features` are layer patterns whose outputs the student imitates too, with `feature_weight`.
     """
 
     temperature: Annotated[float, Within("(0, inf)")] = 3.0
     alpha: Annotated[float, Within("(0, 1]")] = 0.9
     features: tuple[str, ...] = ()
     feature_weight: Annotated[float, Within("(0, inf)")] = 1.0
-    activation_maps: Annotated[float, Within("[0, inf)")] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

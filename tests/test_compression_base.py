@@ -7,7 +7,6 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 
-from edgedl.compression.activation_maps import head_of
 from edgedl.compression.augmentation import Augmented, flipped, jittered, mixed, shifted, zoomed
 from edgedl.compression.base import Context, fine_tune, matching_layers, re_estimate_batch_norm
 from edgedl.compression.distillation import softened_binary_divergence, softened_divergence
@@ -96,34 +95,6 @@ def test_fine_tune_follows_features():
     lost = Training(distill=Distill(features=("conf",)))
     with pytest.raises(InputError, match="distill features 'conf' hits no layer that both models have"):
         fine_tune(student, data, lost, context(teacher=teacher))
-
-
-def test_a_model_without_activation_maps_learns_from_the_answers_alone_which_is_said():
-    teacher, said = keras.Sequential([keras.Input((6, 6, 1), name="image"), K.Flatten(), K.Dense(3, name="kind")]), []
-    training = Training(distill=Distill(alpha=1, activation_maps=0.1))
-    fine_tune(keras.models.clone_model(teacher), samples(), training, context(teacher=teacher, say=said.append))
-    note = "no activation maps to learn: no Dense layer takes an average over all places of an image"
-    assert f"r.toml: step 1 (x): {note}" in said
-
-
-@pytest.mark.parametrize("end", ["softmax", "linear"])
-def test_fine_tune_follows_what_each_place_says_for_each_class(end):
-    teacher, data = network(1, end), samples()
-
-    def distance(**options):
-        """Of the maps to the teacher's, without what is the same for all classes of a softmax."""
-        student = network(2, end)
-        training = Training(epochs=10, learning_rate=3e-2, distill=Distill(temperature=1, alpha=1, **options))
-        fine_tune(student, data, training, context(teacher=teacher))
-        ours, theirs = (
-            head.maps(keras.Model(m.inputs[0], head.features)(data.inputs["image"])).numpy()
-            for m in (student, teacher)
-            for head in [head_of(m.outputs[0])]
-        )
-        moved = ours - theirs
-        return np.abs(moved - moved.mean(-1, keepdims=True) if end == "softmax" else moved).mean()
-
-    assert distance(activation_maps=1.0) < 0.6 * distance()
 
 
 @pytest.mark.parametrize("small", [0.1, 1.0])

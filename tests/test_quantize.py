@@ -99,22 +99,6 @@ def test_quantize_training_may_be_taught_by_the_original_without_labels(keras):
     assert models.carried_scheme(made) == "static_wi8_ai8"
 
 
-def test_quantize_training_may_be_taught_by_activation_maps(keras):
-    from edgedl.compression.activation_maps import head_of
-    from edgedl.recipes import Distill
-
-    layers = [keras.layers.Conv2D(8, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
-    ends = [keras.layers.Dense(3, name="kind"), keras.layers.Softmax(name="chance")]
-    model = keras.Sequential([keras.Input((8, 8, 1), name="image"), *layers, *ends])
-    training = Training(epochs=1, distill=Distill(alpha=1.0, activation_maps=0.1))
-    made = apply(model, samples(labels=False), training, teacher=model)
-    head = head_of(made.outputs[0])
-    assert head is not None
-    kind = made.get_layer("kind")
-    codes = (head.maps(np.eye(8, dtype="f")[None, None])[0, 0] - kind.bias).numpy() / kind.scales
-    np.testing.assert_allclose(codes, np.rint(codes), atol=1e-4)
-
-
 def test_quantize_training_keeps_zeros_and_shared_codes(keras):
     model = keras.Sequential(
         [keras.Input((12,), name="image"), keras.layers.Dense(24, name="pruned"), keras.layers.Dense(3, name="kind")]

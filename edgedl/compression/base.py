@@ -177,7 +177,7 @@ def fine_tune(
         raise guard.diverged(e, context) from e
     if frozen:
         context.say(f"{where}: trained although frozen (trainable = False): {_listed(frozen)}")
-    for note in (*(teaching.notes if teaching else ()), *result.notes):
+    for note in result.notes:
         context.say(f"{where}: {note}")
     return result
 

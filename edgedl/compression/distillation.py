@@ -1,7 +1,4 @@
-"""Learning from the original model: its answers at a temperature, its features, what it says of each place.
-
-Labels are optional.
-"""
+"""Learning from the original model: its answers at a temperature, and its features; labels are optional."""
 
 from __future__ import annotations
 
@@ -11,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedl import graph
-from edgedl.compression.activation_maps import Head, head_of
 from edgedl.errors import InputError
 from edgedl.fitting.losses import choose, ends_in, packed
 from edgedl.fitting.samples import TrainingData
@@ -25,7 +20,6 @@ if TYPE_CHECKING:
 
 SMALLEST = 1e-7  # a probability's floor before its logarithm is taken
 FEATURE = "feature."
-MAPS = "maps."
 
 
 def softened_divergence(teacher: Any, student: Any, temperature: float) -> Any:
@@ -69,23 +63,11 @@ class Teaching:
             raise InputError(message)
         inputs, targets = data.take(np.arange(min(data.count, 256)))
         self.criteria = choose(student, inputs, targets, None, partial=True)
-        if options.activation_maps:
-            teacher = graph.flattened(teacher)
         features = self._features(student, teacher)
-        self.heads = self._heads(student, teacher) if options.activation_maps else {}
-        self.notes: tuple[str, ...] = ()
-        if options.activation_maps and not self.heads:
-            self.notes = ("no activation maps to learn: no Dense layer takes an average over all places of an image",)
         self.student, self.trainee, self.teacher = student, student, teacher
-        if features or self.heads:
-            self.trainee, self.teacher = (
-                _with_more(
-                    model,
-                    {FEATURE + pair[i].name: pair[i].output for pair in features}
-                    | {MAPS + name: pair[i].features for name, pair in self.heads.items()},
-                )
-                for i, model in enumerate((student, teacher))
-            )
+        if features:
+            self.trainee = _with_features(student, [pair[0] for pair in features])
+            self.teacher = _with_features(teacher, [pair[1] for pair in features])
         self.features = [FEATURE + layer.name for layer, _ in features]
         self.kinds = self._kinds(inputs, targets, names[0])
 
@@ -98,22 +80,7 @@ class Teaching:
             loss += (1 - alpha) * sum(c.loss(outputs, targets) for c in self.criteria)
         for name in self.features:
             loss += self.options.feature_weight * _mean(_square(answers[name] - outputs[name]))
-        for name in self.heads:
-            loss += self.options.activation_maps * self._difference(name, answers[MAPS + name], outputs[MAPS + name])
         return loss
-
-    def _difference(self, name: str, teacher: Any, student: Any) -> Any:
-        """Mean square of that of the maps: a softmax is blind to what is added to all classes.
-
-        What `softened_divergence` becomes at high temperatures (section 2.1 there), here for each place.
-        """
-        import tensorflow as tf
-
-        ours, theirs = self.heads[name]
-        difference = ours.maps(student, training=True) - theirs.maps(teacher)
-        if self.kinds[name] in ("probabilities", "logits"):
-            difference -= tf.reduce_mean(difference, axis=-1, keepdims=True)
-        return _mean(_square(difference))
 
     def _answers(self, inputs: Any) -> dict[str, Any]:
         import keras
@@ -154,15 +121,6 @@ class Teaching:
         ours, theirs = (_log(x) if kind == "probabilities" else x for x in (student, teacher))
         return _mean(softened_divergence(theirs, ours, temperature))
 
-    def _heads(self, student: keras.Model, teacher: keras.Model) -> dict[str, tuple[Head, Head]]:
-        """Of both models, by output; those that have none are left out."""
-        return {
-            spec.name: (ours, theirs)
-            for spec, *tensors in zip(specs(student)[1], student.outputs, teacher.outputs, strict=True)
-            for ours, theirs in [[head_of(t) for t in tensors]]
-            if ours and theirs and ours.features.shape[1:-1] == theirs.features.shape[1:-1]
-        }
-
     def _features(self, student: keras.Model, teacher: keras.Model) -> list[tuple[Any, Any]]:
         """Pairs of layers of one name and output shape. Raises InputError for a pattern without any."""
         theirs = {layer.name: layer for layer in teacher.layers}
@@ -199,7 +157,8 @@ def _mean(values: Any) -> Any:
     return tf.reduce_mean(tf.reshape(values, (tf.shape(values)[0], -1)), axis=-1)
 
 
-def _with_more(model: keras.Model, tensors: dict[str, Any]) -> keras.Model:
-    """The model with these tensors of it as further outputs, by name, weights shared."""
+def _with_features(model: keras.Model, layers: list[Any]) -> keras.Model:
+    """The model with the outputs of these layers added, weights shared."""
     outputs = {spec.name: tensor for spec, tensor in zip(specs(model)[1], model.outputs, strict=True)}
-    return with_outputs(model, outputs | tensors)
+    outputs |= {FEATURE + layer.name: layer.output for layer in layers}
+    return with_outputs(model, outputs)
