@@ -132,6 +132,8 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
         part.write_bytes(model.path.read_bytes())
         lineage = Lineage(
             model_sha256=original.sha256,
+            recipe=recipe.name,
+            scheme=model.facts.get("scheme") or "",
             data_sha256=dataset.sha256 if dataset else None,
             preprocessing=tuple(preprocessing.to_json((*dataset.applied, *dataset.ops))) if dataset else (),
             labels=labels or (dataset.labels if dataset else ()),

@@ -238,16 +238,18 @@ class Pool:
 
 
 _pool: Pool | None = None
+_making = threading.Lock()  # of the pool: threads that work ahead may be the first to want it
 on_progress: Progress | None = None  # the command line puts its progress bar here
 
 
 def pool() -> Pool:
     """The one pool of this process, made on first use and closed at exit."""
     global _pool
-    if _pool is None:
-        _pool = Pool()
-        atexit.register(close)
-    return _pool
+    with _making:
+        if _pool is None:
+            _pool = Pool()
+            atexit.register(close)
+        return _pool
 
 
 def close() -> None:

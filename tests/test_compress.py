@@ -58,6 +58,7 @@ def test_the_names_of_the_classes_go_along_and_into_the_file(cli, normed, tmp_pa
     assert cli("compress", model, "--recipe", "fold", "-o", tmp_path / "f.keras").code == 0
     told = json.loads((tmp_path / "f.keras.edgedl.json").read_text())
     assert (told["recipe"], told["labels"]) == ("fold", ["ant", "bee", "cat"])
+    assert (told["lineage"]["recipe"], told["lineage"]["scheme"]) == ("fold", "")
     assert cli("export", tmp_path / "f.keras", "-o", tmp_path / "f.tflite").code == 0
     told = json.loads((tmp_path / "f.tflite.edgedl.json").read_text())
     assert told["lineage"]["labels"] == ["ant", "bee", "cat"]

@@ -106,6 +106,22 @@ def test_a_pool_closes_at_once_when_a_child_still_works():
         slow.result()
 
 
+def test_threads_that_are_first_at_once_share_one_pool(monkeypatch):
+    made = []
+
+    class Slow:
+        def __init__(self):
+            time.sleep(0.2)
+            made.append(self)
+
+    monkeypatch.setattr(worker, "_pool", None)
+    monkeypatch.setattr(worker, "Pool", Slow)
+    monkeypatch.setattr(worker.atexit, "register", lambda _: None)
+    futures = [worker.begin(worker.pool) for _ in range(3)]
+    assert {future.result() for future in futures} == set(made)
+    assert len(made) == 1
+
+
 def test_scratch_goes_when_the_pool_closes():
     pool = Pool()
     np.save(pool.scratch("x") / "a.npy", np.zeros(3))
