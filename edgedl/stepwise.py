@@ -28,7 +28,7 @@ from edgedl import (
     targets,
     worker,
 )
-from edgedl.data import Dataset
+from edgedl.data import Bound, Dataset
 from edgedl.errors import EdgedlError, UnsupportedError
 from edgedl.model_file import ModelFile
 from edgedl.recipes import Recipe
@@ -90,6 +90,7 @@ class _Doing:
     arrays: dict[str, Any] | None
     samples: int
     judged: Dataset | None
+    judged_as: Bound | None  # the same by the model's own names
     said: Callable[[str], None]
     rows: list[Row] = field(default_factory=list)
     artifacts: list[Artifact | None] = field(default_factory=list)
@@ -100,26 +101,26 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
     recipe = recipes.load(request.recipe, request.overrides)
     request = replace(request, recipe=str(recipes.copied(request.recipe, worker.pool().scratch("recipe"))))
     worker.warm()
-    before = artifacts.read_sidecar(Path(request.model))
-    labels = tuple(before.get("labels", ()))
-    dataset = data.in_order_of(data.load(request.data), labels) if request.data else None
-    judged = dataset
+    labels = tuple(artifacts.read_sidecar(Path(request.model)).get("labels", ()))
+    judged = dataset = data.in_order_of(data.load(request.data), labels) if request.data else None
     if request.evaluation:
         judged = data.in_order_of(data.load(request.evaluation), labels or (dataset.labels if dataset else ()))
     original = _opened(request, Path(request.model))
+    bound = _bound(original, dataset) if dataset else None
     doing = _Doing(
         request=request,
         recipe=recipe,
-        arrays=_arrays(original, dataset),
+        arrays=_arrays(bound) if bound else None,
         samples=dataset.count if dataset else 0,
         judged=judged,
+        judged_as=bound if judged is dataset or judged is None else _bound(original, judged),
         said=said,
     )
     for step in recipe.steps:
         if step.training is not None:
             labelled = None if doing.arrays is None else bool(doing.arrays["targets"])
             recipes.check_data(step.training, step.where, labelled=labelled)
-    _measure(doing, "original", original, original, 0.0, _unjudged(judged, original))
+    _measure(doing, "original", original, original, 0.0, _unjudged(doing, original))
     model, chain = original, [__version__, original.sha256, _sha256(doing.arrays), request.seed]
     if request.target:
         chain.append(repr(targets.load(request.target)))
@@ -133,7 +134,7 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
         lineage = Lineage(
             model_sha256=original.sha256,
             recipe=recipe.name,
-            scheme=model.facts.get("scheme") or "",
+            scheme=model.scheme or "",
             data_sha256=dataset.sha256 if dataset else None,
             preprocessing=tuple(preprocessing.to_json((*dataset.applied, *dataset.ops))) if dataset else (),
             labels=labels or (dataset.labels if dataset else ()),
@@ -148,16 +149,16 @@ def _opened(request: Request, path: Path) -> ModelFile:
     return model_file.open_model(str(path), trust=request.trust, custom_objects=request.custom_objects)
 
 
-def _arrays(model: ModelFile, dataset: Dataset | None) -> dict[str, Any] | None:
+def _bound(model: ModelFile, dataset: Dataset) -> Bound:
     """The data by the model's own names, with all preprocessing done."""
-    if dataset is None:
-        return None
     ready = data.prepare(dataset, dataset.ops, data.input_names(dataset, model.inputs))
-    bound = data.bind(ready, model.inputs, model.outputs)
-    return {
-        "inputs": {name: str(path) for name, path in bound.inputs.items()},
-        "targets": {name: str(path) for name, path in bound.targets.items()},
-    }
+    return data.bind(ready, model.inputs, model.outputs)
+
+
+def _arrays(bound: Bound) -> dict[str, Any]:
+    """What the child is given of the data."""
+    parts = {"inputs": bound.inputs, "targets": bound.targets}
+    return {part: {name: str(path) for name, path in files.items()} for part, files in parts.items()}
 
 
 def _sha256(arrays: dict[str, Any] | None) -> str:
@@ -320,22 +321,20 @@ def _timings(*files: Artifact) -> list[Timing]:
     return benchmark.measure(entries, repeats=REPEATS)
 
 
-def _unjudged(judged: Dataset | None, model: ModelFile) -> tuple[str, ...]:
+def _unjudged(doing: _Doing, model: ModelFile) -> tuple[str, ...]:
     """A note where there is data but nothing to judge a model by."""
-    if judged is None or data.bind(judged, model.inputs, model.outputs).targets:
+    if doing.judged is None or doing.judged_as is None or doing.judged_as.targets:
         return ()
-    has, outputs = ", ".join(judged.arrays), ", ".join(spec.name for spec in model.outputs)
+    has, outputs = ", ".join(doing.judged.arrays), ", ".join(spec.name for spec in model.outputs)
     single = " (or y)" if len(model.outputs) == 1 else ""
-    return (f"no score: {judged.source} has no targets for output {outputs}{single}; it has {has}",)
+    return (f"no score: {doing.judged.source} has no targets for output {outputs}{single}; it has {has}",)
 
 
 def _judged(doing: _Doing, model: ModelFile, original: ModelFile) -> dict[str, Any]:
     """Score, drop and its 95 % interval on the first output that has targets."""
-    if doing.judged is None:
+    dataset, bound = doing.judged, doing.judged_as
+    if dataset is None or bound is None:
         return {}
-    dataset = doing.judged
-    ready = data.prepare(dataset, dataset.ops, data.input_names(dataset, original.inputs))
-    bound = data.bind(ready, original.inputs, original.outputs)
     for before, after in zip(original.outputs, model.outputs, strict=True):
         if before.name not in bound.targets:
             continue

@@ -52,6 +52,17 @@ def test_compress_goes_on_from_the_steps_that_are_done(cli, normed, tmp_path):
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
 
 
+def test_each_step_is_judged_on_data_as_it_is_prepared(cli, normed, tmp_path):
+    x, y = np.random.default_rng(0).random((16, 12, 12, 1), np.float32), np.arange(16) % 3
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    (tmp_path / "a.toml").write_text('data = "a.npz"\n[[preprocess]]\nop = "resize"\nheight = 8\nwidth = 8\n')
+    done = cli(
+        "compress", normed, "--recipe", "fold", "--eval", tmp_path / "a.toml", "-o", tmp_path / "f.keras", "--json"
+    )
+    assert done.code == 0, done.err
+    assert [row["metric"] for row in done.json["rows"]] == ["top1", "top1"]
+
+
 def test_the_names_of_the_classes_go_along_and_into_the_file(cli, normed, tmp_path):
     model = shutil.copy(normed, tmp_path / "m.keras")
     (tmp_path / "m.keras.edgedl.json").write_text('{"labels": ["ant", "bee", "cat"]}')
