@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from edgedl.errors import UnsupportedError
-from edgedl.models.tensors import is_graph
+from edgedl.models.tensors import graph_nodes, is_graph
 
 if TYPE_CHECKING:
     import keras
@@ -138,7 +138,7 @@ class _Walker:
         graph = getattr(model, "_functional", None) or model
         taken = zip(graph.inputs, inputs, strict=True)
         scope = {id(t): self._cast(value, str(t.dtype), path) for t, value in taken}
-        for node in _nodes(graph):
+        for node in graph_nodes(model):
             if any(id(t) not in scope for t in node.input_tensors):
                 continue
             if is_graph(node.operation):
@@ -196,14 +196,6 @@ def _giver(tensor: Any) -> Any:
     if not is_graph(layer):
         return layer
     return _giver((getattr(layer, "_functional", None) or layer).outputs[number])
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    """Keras's calls in its order; it has no public way to them."""
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if node.operation is not None and not node.is_input:
-                yield node
 
 
 def arranged(node: Any) -> tuple[Any, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from edgedl.models.tensors import graph_operations, is_graph
+from edgedl.models.tensors import graph_nodes, graph_operations, is_graph
 
 Shape = Sequence[int | None]
 
@@ -164,7 +164,7 @@ def table(model: Any) -> list[dict[str, Any]]:
 def _rows(model: Any, shapes: Mapping[int, Shape]) -> list[dict[str, Any]]:
     """The table, a tensor's shape the one under its id in `shapes`, where there is one."""
     calls: dict[int, list[Any]] = {}
-    for node in _nodes(model):
+    for node in graph_nodes(model):
         calls.setdefault(id(node.operation), []).append(node)
     rows: list[dict[str, Any]] = []
     for operation in graph_operations(model):
@@ -175,13 +175,6 @@ def _rows(model: Any, shapes: Mapping[int, Shape]) -> list[dict[str, Any]]:
             row["macs"] = layer_macs(operation, inputs, outputs[0])
             rows.append(row)
     return rows
-
-
-def _nodes(model: Any) -> Iterator[Any]:
-    """The calls of a graph model, each after those that it hangs on; Keras has no public way to them."""
-    graph = getattr(model, "_functional", None) or model
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        yield from (node for node in graph._nodes_by_depth[depth] if not node.is_input)
 
 
 def _shapes(model: Any, inputs: Sequence[Shape]) -> dict[int, Shape]:
@@ -196,7 +189,7 @@ def _shapes(model: Any, inputs: Sequence[Shape]) -> dict[int, Shape]:
     given = zip(model.inputs, inputs, strict=True)
     found = {id(t): keras.KerasTensor(shape, t.dtype) for t, shape in given}
     try:
-        for node in _nodes(model):
+        for node in graph_nodes(model):
             args, kwargs = node.arguments.fill_in(found)
             made = keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
             found |= zip([id(t) for t in node.outputs], made, strict=True)

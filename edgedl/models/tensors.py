@@ -52,6 +52,13 @@ def graph_operations(model: keras.Model) -> list[Any]:
     return [op for op in graph.operations if type(op).__name__ != "InputLayer"]
 
 
+def graph_nodes(model: keras.Model) -> Iterator[Any]:
+    """The calls of a graph model in Keras's order, each after those that it hangs on; it has no public way to them."""
+    graph = getattr(model, "_functional", None) or model
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        yield from (node for node in graph._nodes_by_depth[depth] if node.operation is not None and not node.is_input)
+
+
 def operations(model: keras.Model) -> Iterator[Any]:
     """A model with every layer and op in it, those of nested models, wrappers and the user's layers included, once."""
     seen = set()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from edgedl import artifacts
 from edgedl.errors import InputError
 from edgedl.reporting import junit, page, text, views
 from edgedl.types import Check, Method, Report, Verdict, to_json
@@ -47,10 +48,8 @@ def check_folder(folder: Path, *, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         message = f"{folder}: is a file; name a folder for the report"
         raise InputError(message)
-    for name in FILES:
-        if (folder / name).exists() and not force:
-            message = f"{folder / name}: exists; --force overwrites it"
-            raise InputError(message)
+    for name in FILES if folder.exists() else ():
+        artifacts.check_output(folder / name, force=force)
 
 
 def read(path: Path) -> list[Report]:
