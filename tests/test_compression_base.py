@@ -81,6 +81,14 @@ def test_fine_tune_follows_the_teacher_without_labels(end):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_labels_are_looked_at_only_where_they_teach():
+    data = samples(labels=True)
+    data.targets["kind"][3] = -1  # not labelled yet
+    fine_tune(network(), data, Training(distill=Distill(alpha=1)), context(teacher=network(1)))
+    with pytest.raises(InputError, match="kind: sample 3 holds -1; allowed: classes 0 to 2"):
+        fine_tune(network(), data, Training(distill=Distill(alpha=0.9)), context(teacher=network(1)))
+
+
 def test_fine_tune_follows_features():
     teacher, student, data = network(1), network(2), samples()
 

@@ -138,7 +138,6 @@ def fine_tune(
     where = context.step.where
     data = require_data(data, where, "training")
     check_data(training, where, labelled=bool(data.targets))
-    tasks.check_classes(data, tasks.class_counts(model, data), ())
     options = FitOptions(
         epochs=training.epochs,
         batch_size=training.batch_size,
@@ -148,7 +147,8 @@ def fine_tune(
         seed=context.seed,
         paces=paces(model, small),
     )
-    if training.augment and (training.distill is None or training.distill.alpha < 1):
+    if training.distill is None or training.distill.alpha < 1:  # the labels teach, too
+        tasks.check_classes(data, tasks.class_counts(model, data), ())
         check_labels(data, training.augment, where)
     samples = Augmented.of(data, training.augment, context.seed) if training.augment else data
     guard = _Guard(model, training.epochs, on_step)
