@@ -83,7 +83,8 @@ def read_folder(path: Path, ops: tuple[Op, ...] = ()) -> Dataset:
     """One folder a class, named by it, with images (Pillow), .wav or .npy files of one shape once `ops` are applied."""
     classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     files = [(f, i) for i, c in enumerate(classes) for f in sorted(c.rglob("*")) if f.suffix.lower() in SAMPLES]
-    empty = [c for i, c in enumerate(classes) if i not in {number for _, number in files}]
+    seen = {i for _, i in files}
+    empty = [c for i, c in enumerate(classes) if i not in seen]
     if files and (others := sorted({f.suffix for c in empty for f in c.rglob("*") if f.is_file()})):
         message = f"{empty[0]}: no samples: it has {', '.join(others)} files; {', '.join(SAMPLES)} are read"
         raise InputError(message)
