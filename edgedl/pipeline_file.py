@@ -10,9 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from edgedl import artifacts, exporting, pipeline, readers, toml, user_code
-from edgedl.errors import InputError
+from edgedl import artifacts, exporting, pipeline, plugins, readers, recipes, targets, toml, user_code
+from edgedl.contract.op_versions import parse_pins
+from edgedl.errors import EdgedlError, InputError
 from edgedl.types import Scheme
+from edgedl.validation import metrics
+from edgedl.validation.gates import Gates, parse_limits
 
 OPTIONS = {  # argument -> long option, where it is more than a dash for a line
     "evaluation": "eval",
@@ -165,9 +168,15 @@ class _Plan:
         made: Any = toml.build(schema, given, f"{self.file}: {where}")
         found = {f.name: getattr(made, f.name) for f in fields(schema) if f.metadata["key"] in table}
         paths = _paths(function)
-        return {
+        arguments = {
             k: self._path(k, v, f"{self.file}: {where}") if k in paths else self._named(k, v) for k, v in found.items()
         }
+        try:
+            _check(function, arguments)
+        except EdgedlError as e:
+            message = f"{self.file}: {where}: {e}"
+            raise type(e)(message) from e
+        return arguments
 
     def _path(self, key: str, text: str, where: str) -> str:
         path = self.file.parent / text
@@ -196,6 +205,23 @@ class _Plan:
             for one in value if isinstance(value, tuple) else (value,):
                 read += _files(key, one, _paths(function))
         return Step(name=name, function=function, arguments=arguments, reads=tuple(dict.fromkeys(read)), **more)
+
+
+def _check(function: str, arguments: dict[str, Any]) -> None:
+    """Raises what the step would raise when its turn comes, perhaps after hours of training."""
+    given: dict[str, Any] = dict.fromkeys(("targets", "overrides", "limits", "runtime_versions", "metrics"), ())
+    given |= {"platforms": ()} | arguments
+    for name in (*given["targets"], *([given["target"]] if given.get("target") else [])):
+        targets.load(name)
+    if function == "compress":
+        recipes.load(given["recipe"], given["overrides"])
+    if function == "validate":
+        Gates(max_drop=given.get("max_drop"), limits=parse_limits(given["limits"]))
+        parse_pins(given["runtime_versions"])
+    for name in given["metrics"]:
+        metrics.resolve(name)
+    for name in given["platforms"]:
+        plugins.load("packagers", name)
 
 
 def _files(key: str, value: Any, paths: Sequence[str]) -> list[Path]:

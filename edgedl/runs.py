@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def run(file: str, *, out: str | None = None, said: Said = lambda _: None) -> tu
     with _alone(folder):
         _warm(steps)
         for step in steps:
-            _do(step, folder / step.name, said)
+            _do(step, folder / step.name, path.parent, said)
             if step.function == "validate":
                 (report,) = reporting.read(folder / step.name / "report.json")
                 reports.append(report)
@@ -104,10 +105,10 @@ def _check_places(folder: Path, steps: Sequence[Step]) -> None:
         raise InputError(message)
 
 
-def _do(step: Step, place: Path, said: Said) -> None:
-    """Do a step in its own folder, or skip it where the same request is done."""
+def _do(step: Step, place: Path, home: Path, said: Said) -> None:
+    """Do a step in its own folder, or skip it where the same request is done; the pipeline file lies in `home`."""
     request = _request(step)
-    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    digest = _digest(request, step, home)
     if _is_done(place, digest):
         said(f"{step.name}: done before, skipped")
         return
@@ -136,6 +137,19 @@ def _request(step: Step) -> dict[str, Any]:
         "arguments": to_json(step.arguments),
         "reads": {str(p): data.path_sha256(p) for p in step.reads if p.exists()},
     }
+
+
+def _digest(request: dict[str, Any], step: Step, home: Path) -> str:
+    """Of a request with its paths as seen from `home`: the same from any directory, and where the project moved."""
+    portable = {str(p): os.path.relpath(p, home) for p in step.reads}
+
+    def seen(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {seen(k): seen(v) for k, v in value.items()}
+        return [seen(v) for v in value] if isinstance(value, list) else portable.get(value, value)
+
+    found = request | {k: seen(request[k]) for k in ("arguments", "reads")}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _finish(part: Path, place: Path, digest: str, answer: Any) -> None:

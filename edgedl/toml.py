@@ -38,7 +38,7 @@ class Within:
 def parse(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises InputError: unreadable, or no TOML, with line and column."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as e:
         message = f"{path}: cannot be read: {e.strerror}"
         raise InputError(message) from e

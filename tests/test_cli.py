@@ -144,6 +144,7 @@ def test_a_broken_plugin_of_another_format_is_in_nobodys_way(monkeypatch, fault)
 def test_targets_lists_shows_and_checks(cli, tmp_path):
     assert "raspberry-pi-4" in cli("targets").out.splitlines()
     assert cli("targets", "show", "nucleo-h743zi2", "--json").json["memory"]["flash_bytes"] == 2_097_152
+    assert cli("targets", "--json", "show", "nucleo-h743zi2").json["id"] == "nucleo-h743zi2"
     (tmp_path / "mine.toml").write_text('name = "Mine"\nformats = ["tflite"]\n[memory]\nram_bytes = 100\n')
     answer = cli("targets", "check", tmp_path / "mine.toml")
     assert answer.code == 2

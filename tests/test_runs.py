@@ -20,6 +20,7 @@ from edgedl.errors import InputError
 
 EXPORT = '[[export]]\nformat = "tflite"\n'
 MODEL = 'model = "m.keras"\n'
+PROFILE = Path(__file__).parents[1] / "targets" / "alif-ensemble-e7.toml"
 NOT_IN_A_TABLE = {"out", "force", "json", "junit", "help"}
 
 
@@ -111,9 +112,19 @@ def test_a_wrong_file_is_one_line_and_nothing_is_begun(cli, project, monkeypatch
 
 @pytest.mark.parametrize(
     ("text", "code", "message"),
-    [("scheme = 'int9'\n", 2, "no such scheme: 'int9'"), ("scheme = 'int4'\n", 3, "has no scheme weight_only_wi4")],
+    [
+        ("scheme = 'int9'\n", 2, "no such scheme: 'int9'"),
+        ("scheme = 'int4'\n", 3, "has no scheme weight_only_wi4"),
+        ("target = 'nucleo'\n", 2, "p.toml: [[export]] 1: no such target: 'nucleo'"),
+        ("[[validate]]\ndata = 'd.npz'\nlimit = 'latency=2'\n", 2, "[[validate]] 1: --limit: no check 'latency'"),
+        ("[[validate]]\ndata = 'd.npz'\nmax-drop = 'little'\n", 2, "[[validate]] 1: --max-drop: 0.5pp, or a number"),
+        ("[[validate]]\ndata = 'd.npz'\nmetric = 'top'\n", 4, "[[validate]] 1: no metric 'top'; allowed: "),
+        ("[package]\nplatform = 'windows'\n", 4, "[package]: no plugin provides packager 'windows'"),
+        ("[compress]\nrecipe = 'int9'\n", 2, "[compress]: no such recipe: 'int9' (did you mean 'int8'?)"),
+        ("[compress]\nrecipe = 'int8'\nset = '1.epochs'\n", 2, "[compress]: --set 1.epochs: must be STEP.KEY=VALU"),
+    ],
 )
-def test_a_scheme_is_checked_before_anything_is_trained(cli, project, text, code, message):
+def test_what_later_steps_would_refuse_is_refused_before_anything_is_trained(cli, project, text, code, message):
     train = "[train]\nmodel = 'cnn-small'\ndata = 'd.npz'\n"
     answer, done, _ = run(cli, write(project / "p.toml", train + EXPORT.replace("tflite", "onnx") + text))
     assert (answer.code, done) == (code, [])
@@ -169,7 +180,7 @@ def test_a_run_makes_a_folder_a_step_and_a_report(cli, project, schema, monkeypa
     assert not list(Path("here").glob(".*"))
 
 
-def test_a_step_is_done_again_only_when_what_it_reads_or_made_has_changed(cli, project):
+def test_a_step_is_done_again_only_when_what_it_reads_or_made_has_changed(cli, project, monkeypatch):
     x, y = samples(60)
     np.savez(project / "d.npz", x=x, y=y)
     (project / "d.toml").write_text('data = "d.npz"\n')
@@ -177,6 +188,8 @@ def test_a_step_is_done_again_only_when_what_it_reads_or_made_has_changed(cli, p
     file, made = write(project / "p.toml", text), project / "p" / "export-1" / "m-fp32.tflite"
     assert run(cli, file)[1:] == (["export-1", "validate-1"], [])
     assert run(cli, file)[1:] == ([], ["export-1", "validate-1"])
+    monkeypatch.chdir(project)  # where the paths of all that it reads are others
+    assert run(cli, file.name)[1:] == ([], ["export-1", "validate-1"])
     np.savez(project / "d.npz", x=x, y=y[::-1])  # not the file that the table names, but one that it stands for
     assert run(cli, file)[1:] == (["validate-1"], ["export-1"])
     content = made.read_bytes()
@@ -218,7 +231,7 @@ def test_a_step_has_its_folder_only_when_it_is_whole(project, monkeypatch):
 
 def test_code_that_the_data_comes_from_is_read_too(project, monkeypatch):
     monkeypatch.chdir(project)
-    (project / "mine.py").write_text("def d(): ...\n")
+    (project / "mine.py").write_text("def d(): ...\ndef m(): ...\n")
     text = MODEL + EXPORT + 'custom-objects = "mine"\n[[validate]]\ndata = "mine:d"\nmetric = ["mine:m", "top1"]\n'
     export, validate = pipeline_file.read(str(write(project / "p.toml", text)), Path("p"))
     assert {"mine.py", "m.keras"} <= {p.name for p in export.reads}
@@ -227,7 +240,7 @@ def test_code_that_the_data_comes_from_is_read_too(project, monkeypatch):
 
 
 def test_targets_and_recipes_may_lie_beside_the_file(project):
-    (project / "board.toml").write_text("")
+    shutil.copy(PROFILE, project / "board.toml")
     text = MODEL + EXPORT + 'target = "board.toml"\n[[validate]]\ndata = "d.npz"\ntarget = ["host", "board.toml"]\n'
     export, validate = pipeline_file.read(str(write(project / "p.toml", text)), Path("p"))
     assert export.arguments["target"] == str(project / "board.toml")
@@ -271,8 +284,9 @@ def test_folders_may_have_a_colon_in_their_name(project):
 def test_an_export_is_named_by_the_scheme_that_is_asked_for(project):
     """A compressed model may carry its own, which nobody knows yet."""
     exports = EXPORT + EXPORT + 'scheme = "fp16"\n'
-    for tables, names in (("", ["m-fp32.tflite", "m-fp16.tflite"]),
-                          ('[compress]\nrecipe = "r"\n', ["compressed.tflite", "compressed-fp16.tflite"])):  # fmt: skip
+    compress = '[compress]\nrecipe = "channels-50"\n'
+    carried = ["compressed.tflite", "compressed-fp16.tflite"]
+    for tables, names in (("", ["m-fp32.tflite", "m-fp16.tflite"]), (compress, carried)):
         steps = pipeline_file.read(str(write(project / "p.toml", MODEL + tables + exports)), Path("p"))
         assert [s.out for s in steps if s.function == "export"] == names
 

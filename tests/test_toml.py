@@ -140,6 +140,12 @@ def test_parse_gives_the_line_of_a_syntax_error(tmp_path: Path) -> None:
         toml.parse(path)
 
 
+def test_parse_takes_the_byte_order_mark_of_windows_editors(tmp_path: Path) -> None:
+    path = tmp_path / "marked.toml"
+    path.write_bytes(b"\xef\xbb\xbfa = 1\n")
+    assert toml.parse(path) == {"a": 1}
+
+
 def test_parse_refuses_what_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.toml: cannot be read: No such file"):
         toml.parse(tmp_path / "none.toml")

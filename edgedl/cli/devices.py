@@ -14,6 +14,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """List devices, or set an emulated one up."""
     if ctx.invoked_subcommand is None:
         _list(as_json)
+    options.pass_on(ctx, as_json)
 
 
 @command.command("list")

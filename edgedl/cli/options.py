@@ -57,6 +57,12 @@ def show(*tables: Any) -> None:
         console.print(table)
 
 
+def pass_on(ctx: click.Context, as_json: bool) -> None:
+    """`edgedl GROUP --json SUBCOMMAND` is `edgedl GROUP SUBCOMMAND --json`."""
+    if ctx.invoked_subcommand:
+        ctx.default_map = {ctx.invoked_subcommand: {"as_json": as_json}}
+
+
 def answer(value: Any, as_json: bool, plain: str) -> None:
     """The result on stdout: all of it as JSON, or the one line that a script would want."""
     from edgedl.types import to_json
