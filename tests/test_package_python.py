@@ -133,14 +133,23 @@ def test_model_takes_raw_samples(model, data):
     assert model.classify(raw) == [(label, float(max(row))) for label, row in zip(labels, found[name], strict=True)]
 
 
-def test_one_value_for_two_labels_is_the_probability_of_the_second(model, monkeypatch):
+@pytest.mark.parametrize(
+    ("logits", "values", "answers"),
+    [
+        ([], [0.25, 0.75, 0.5], [("healthy", 0.75), ("sick", 0.75), ("healthy", 0.5)]),
+        (["sick"], [-2.0, 0.25, 0.0], [("healthy", 2.0), ("sick", 0.25), ("healthy", 0.0)]),
+    ],
+)
+def test_one_value_for_two_labels_is_the_probability_of_the_second_or_its_logit(
+    model, monkeypatch, logits, values, answers
+):
     output = TensorSpec(name="sick", dtype="float32", shape=(None, 1))
-    steps = manifest.postprocessing([output], ["healthy", "sick"])
-    assert steps == [{"output": "sick", "op": "threshold", "above": 0.5}]
+    steps = manifest.postprocessing([output], ["healthy", "sick"], logits)
+    assert steps == [{"output": "sick", "op": "threshold", "above": 0.0 if logits else 0.5}]
     monkeypatch.setattr(model, "manifest", model.manifest | {"postprocessing": steps})
     monkeypatch.setattr(model, "labels", ["healthy", "sick"])
-    monkeypatch.setattr(model, "predict", lambda _: {"sick": np.array([[0.25], [0.75], [0.5]])})
-    assert model.classify({}) == [("healthy", 0.75), ("sick", 0.75), ("healthy", 0.5)]
+    monkeypatch.setattr(model, "predict", lambda _: {"sick": np.array(values)[:, None]})
+    assert model.classify({}) == answers
 
 
 def test_model_says_what_does_not_fit(model, tflites, tmp_path):

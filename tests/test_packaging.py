@@ -281,12 +281,12 @@ def test_pack_refuses_outputs_that_are_not_finite(files, tmp_path):
         _pack(files / "float.tflite", tmp_path / "out", data=str(tmp_path / "d.npz"))
 
 
-def _onnx(path, kind, op="Identity", sequence=False):
+def _onnx(path, kind, op="Identity", sequence=False, width=4):
     """An .onnx file of one operator from x, of this ONNX type, to y, of the same or a sequence of it."""
     onnx = pytest.importorskip("onnx", reason="needs: pip install onnx onnxruntime")
     helper, kind = onnx.helper, getattr(onnx.TensorProto, kind)
-    x = helper.make_tensor_value_info("x", kind, (1, 4))
-    y = (helper.make_tensor_sequence_value_info if sequence else helper.make_tensor_value_info)("y", kind, (1, 4))
+    x = helper.make_tensor_value_info("x", kind, (1, width))
+    y = (helper.make_tensor_sequence_value_info if sequence else helper.make_tensor_value_info)("y", kind, (1, width))
     graph = helper.make_graph([helper.make_node(op, ["x"], ["y"])], "g", [x], [y])
     opsets = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
@@ -320,6 +320,15 @@ def test_pack_refuses_tensors_that_are_no_numbers_of_numpy(tmp_path, kind, given
 def test_pack_takes_every_number_of_numpy(tmp_path, kind):
     package = _pack(_onnx(tmp_path / "m.onnx", kind), tmp_path / "out")
     assert manifest_of(package)["inputs"][0]["dtype"] in golden.NUMBERS
+
+
+@pytest.mark.parametrize(("op", "above"), [("Sigmoid", 0.5), ("Log", 0.0)])
+def test_pack_tells_a_logit_from_a_probability_by_the_golden_outputs(tmp_path, op, above):
+    np.savez(tmp_path / "d.npz", x=np.linspace(0.1, 0.9, 12, dtype=np.float32)[:, None])
+    (tmp_path / "l.txt").write_text("no\nyes\n")
+    path = _onnx(tmp_path / "m.onnx", "FLOAT", op, width=1)
+    made = _pack(path, tmp_path / "out", data=str(tmp_path / "d.npz"), labels=str(tmp_path / "l.txt"))
+    assert manifest_of(made)["postprocessing"] == [{"output": "y", "op": "threshold", "above": above}]
 
 
 def test_golden_samples_are_few_and_small():

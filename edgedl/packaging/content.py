@@ -65,10 +65,12 @@ def make(sources: Sources, said: Callable[[str], None]) -> Content:
     folder = worker.pool().scratch("content")
     ours = _copied(_completed(found, inputs, sources.labels), folder / f"{sources.name}{sources.artifact.suffix}")
     _write_facts(ours, folder, sources.report)
+    golden_facts = _write_golden(ours, runtimes, inputs, folder, said)
     facts = manifest.Facts(
         name=sources.name,
         version=sources.version or FIRST,
-        golden=_write_golden(ours, runtimes, inputs, folder, said),
+        golden=golden_facts,
+        logits=[name for name, file in golden_facts["outputs"].items() if _leaves_0_to_1(np.load(folder / file))],
         runtime=_runtime(*runtimes[0], floors(info)),
         targets=sources.targets,
         results=results.summary(report) if report else None,
@@ -80,6 +82,11 @@ def make(sources: Sources, said: Callable[[str], None]) -> Content:
     manifest.write(bom.build(value), folder / bom.FILE)
     (folder / card.FILE).write_text(card.render(value), encoding="utf-8")
     return Content(folder=folder, manifest={**value, "files": manifest.hashes(folder)})
+
+
+def _leaves_0_to_1(values: NDArray[Any]) -> bool:
+    """Whether these are no probabilities."""
+    return bool(values.min(initial=0) < 0 or values.max(initial=0) > 1)
 
 
 def _runtime(runtime: AgentRuntime, version: str, minimums: Mapping[str, str | None]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +33,7 @@ class Facts:
     version: str
     golden: Mapping[str, Any]
     runtime: Mapping[str, Any]
+    logits: Collection[str] = ()  # outputs that are no probabilities
     targets: Sequence[Target] = ()
     results: Mapping[str, Any] | None = None
     card: Card = field(default_factory=Card)
@@ -57,7 +58,7 @@ def draft(artifact: Artifact, info: ArtifactInfo, facts: Facts) -> dict[str, Any
         "labels": artifact.lineage.labels,
         "preprocessing": artifact.lineage.preprocessing,
         "embedded": artifact.lineage.embedded,
-        "postprocessing": postprocessing(artifact.outputs, artifact.lineage.labels),
+        "postprocessing": postprocessing(artifact.outputs, artifact.lineage.labels, facts.logits),
         "golden": facts.golden,
         "runtime": facts.runtime,
         "ops": operators(info),
@@ -84,10 +85,12 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): data.file_sha256(path) for path in files}
 
 
-def postprocessing(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> list[dict[str, Any]]:
+def postprocessing(
+    outputs: Sequence[TensorSpec], labels: Sequence[str], logits: Collection[str]
+) -> list[dict[str, Any]]:
     """What the app does with real-valued outputs: the class is the largest of as many values as there are labels.
 
-    One value for two labels is the probability of the second.
+    One value for two labels is the probability of the second, or its logit, which is 0 at a probability of one half.
     """
     steps: list[dict[str, Any]] = []
     for spec in outputs:
@@ -95,7 +98,7 @@ def postprocessing(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> list
         if labels and values == len(labels):
             steps.append({"output": spec.name, "op": "argmax", "axis": -1})
         elif len(labels) == 2 and values == 1:
-            steps.append({"output": spec.name, "op": "threshold", "above": 0.5})
+            steps.append({"output": spec.name, "op": "threshold", "above": 0.0 if spec.name in logits else 0.5})
     return steps
 
 

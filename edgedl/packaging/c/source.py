@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgedl.packaging.c import tflm
 
 TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t"}
+TYPES |= {"uint16": "uint16_t", "uint32": "uint32_t", "uint64": "uint64_t"}
 TYPES |= {"float32": "float", "float64": "double", "bool": "uint8_t"}
 A_LINE = 24  # numbers
 ARENA_NOTE = (

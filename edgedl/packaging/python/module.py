@@ -78,7 +78,7 @@ class Model:
             raise ValueError(message)
         values = self.predict(samples)[step["output"]]
         if step["op"] == "threshold":
-            values = np.stack([1 - values, values], axis=-1)
+            values = np.stack([2 * step["above"] - values, values], axis=-1)
         values = values.reshape(-1, len(self.labels))
         return [(self.labels[i], float(row[i])) for i, row in zip(values.argmax(-1), values, strict=True)]
 
