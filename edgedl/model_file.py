@@ -57,8 +57,7 @@ class ModelFile:
         names = [s.name for s in self.outputs]
         kept = place(self.sha256, key, artifacts.versions("keras", "tensorflow"))
         if _cacheable(self.custom_objects) and kept.is_dir():
-            with contextlib.suppress(OSError):  # another user's cache may be read
-                os.utime(kept)
+            used(kept)
             return {name: kept / f"{i}.npy" for i, name in enumerate(names)}
         arguments = _arguments(self.path, self.trust, self.custom_objects)
         arguments |= {"inputs": {n: str(p) for n, p in inputs.items()}, "out": str(worker.pool().scratch("reference"))}
@@ -70,7 +69,10 @@ class ModelFile:
     def kept(self, key: str, name: str) -> Path | None:
         """A file made of this model that the cache has under `key`, or None."""
         file = place(self.sha256, key) / name
-        return file if _cacheable(self.custom_objects) and file.exists() else None
+        if not _cacheable(self.custom_objects) or not file.exists():
+            return None
+        used(file.parent)
+        return file
 
     def keep(self, key: str, file: Path) -> Path:
         """Put a file made of this model into the cache under `key`; where it now lies."""
@@ -166,6 +168,12 @@ def store(files: Mapping[str, Path], folder: Path) -> None:
         _make_room()
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def used(folder: Path) -> None:
+    """Let an entry of the cache stay longer: it is in use."""
+    with contextlib.suppress(OSError):  # another user's cache may be read
+        os.utime(folder)
 
 
 def _make_room() -> None:

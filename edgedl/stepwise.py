@@ -181,6 +181,7 @@ def _step(
         doing.said(f"step {number + 1}: done before, taken from the cache")
         told = json.loads(told_file.read_text(encoding="utf-8"))
         shutil.copyfile(place / made.name, made)
+        model_file.used(place)
         told["notes"] = [n.replace(told["where"], doing.recipe.steps[number].where) for n in told["notes"]]
         return _opened(request, made), told
     place.mkdir(parents=True, exist_ok=True)

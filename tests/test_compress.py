@@ -1,6 +1,7 @@
 """`edgedl compress` through the command line: steps, table, cache, refusals; and in a notebook on a model object."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import edgedl
-from edgedl import stepwise, worker
+from edgedl import model_file, stepwise, worker
 from edgedl.errors import EdgedlError, InputError, WorkerError
 
 
@@ -48,8 +49,12 @@ def test_compress_writes_the_model_and_tells_each_step(cli, normed, data, tmp_pa
 def test_compress_goes_on_from_the_steps_that_are_done(cli, normed, tmp_path):
     given = ("compress", normed, "--recipe", "fold", "--seed", 7)
     assert "step 1 ..." in cli(*given, "-o", tmp_path / "a.keras").err
+    step = max(model_file.cache_folder().rglob("told.json"), key=lambda p: p.stat().st_mtime).parent
+    for file in (step, *step.iterdir()):
+        os.utime(file, (1, 1))
     assert "taken from the cache" in cli(*given, "-o", tmp_path / "b.keras").err
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+    assert model_file._last_used(step) > 1  # it stays in the cache while it is of use
 
 
 def test_each_step_is_judged_on_data_as_it_is_prepared(cli, normed, tmp_path):
