@@ -258,9 +258,9 @@ def validate(
     )
 
 
-def plan(data: StrPath, *, max_drop: str | None) -> dict[str, Any]:
+def plan(data: StrPath, *, max_drop: str | None, metrics: Sequence[str] = ()) -> dict[str, Any]:
     """How many samples the gate needs before it can decide; runs nothing but the reading of the data."""
-    return planning.plan(str(data), Gates(max_drop=max_drop))
+    return planning.plan(str(data), Gates(max_drop=max_drop), metrics)
 
 
 def benchmark(

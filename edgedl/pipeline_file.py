@@ -218,8 +218,8 @@ def _check(function: str, arguments: dict[str, Any]) -> None:
     if function == "validate":
         Gates(max_drop=given.get("max_drop"), limits=parse_limits(given["limits"]))
         parse_pins(given["runtime_versions"])
-    for name in given["metrics"]:
-        metrics.resolve(name)
+    for text in given["metrics"]:
+        metrics.resolve(text.rpartition("=")[2])
     for name in given["platforms"]:
         plugins.load("packagers", name)
 

@@ -174,6 +174,23 @@ def test_miou_of_scores_maps_and_one_sigmoid():
     assert value("miou", sigmoid, mask) == pytest.approx(_miou(sigmoid[..., 0] > 0.5, mask, 2))
 
 
+def test_miou_takes_class_maps_that_runtimes_give_as_floats():
+    maps, true = np.array([[[0, 1], [2, 1]]]), np.array([[[0, 1], [2, 2]]])
+    expected = resolve("miou").score(maps, true)
+    for outputs in (maps.astype(np.float32), maps[..., None].astype(np.float32)):
+        assert resolve("miou").score(outputs, true) == expected
+    with pytest.raises(InputError, match=r"needs outputs \(samples, h, w, classes\) or integer class maps"):
+        resolve("miou").score(maps + 0.5, true)
+
+
+def test_miou_refuses_masks_that_are_none():
+    scores, masks = np.eye(2)[np.array([[[0, 1], [1, 0]]])], np.array([[[0, 255], [255, 0]]])
+    with pytest.raises(InputError, match="targets are 0 and 255, which means no class; divide masks by 255"):
+        resolve("miou").score(scores, masks)
+    with pytest.raises(InputError, match=r"targets \(1, 2, 2, 3\) do not fit outputs \(1, 2, 2, 2\)"):
+        resolve("miou").score(scores, np.zeros((1, 2, 2, 3), int))
+
+
 def test_miou_leaves_out_pixels_without_a_class():
     scores, y = RNG.random((3, 4, 4, 2)), RNG.integers(0, 2, (3, 4, 4))
     y[:, :2] = 255
@@ -326,6 +343,10 @@ def test_resolve_names_a_module_that_does_not_import():
         ((1, 3), np.array([[1, 1, 0], [0, 0, 0]]), (1, 4), "multilabel_f1"),
         ((1, 8, 8, 3), np.zeros((2, 8, 8), int), (1, 8, 8, 3), "miou"),
         ((1, None, None, 3), np.eye(3)[np.zeros((2, 8, 8), int)], (1, 8, 8, 3), "miou"),
+        ((1, 8, 8, 1), np.eye(8, dtype=int)[None], (1, 8, 8, 3), "miou"),
+        ((1, 8, 8, 1), np.eye(8)[None, ..., None], (1, 8, 8, 3), "miou"),
+        ((1, 1, 3), np.array([0, 2]), (1, 4), "top1"),
+        ((1, 1, 1, 3), np.array([0, 2]), (1, 4), "top1"),
         ((1, 1), np.array([0.5, 1.5]), (1, 4), "mae"),
         ((1, 1), np.array([3, 17]), (1, 4), "mae"),
         ((1, 3), np.zeros((2, 3)) + 0.5, (1, 4), "mae"),
@@ -338,6 +359,17 @@ def test_default_metric_follows_targets_and_shapes(output, targets, inputs, name
     chosen, why = default_metric(output, targets, inputs)
     assert chosen == name
     assert why
+
+
+def test_default_metric_takes_integers_of_the_models_for_classes():
+    maps = np.arange(128).reshape(2, 8, 8) % 4
+    assert default_metric((1, 8, 8), maps, codes=True)[0] == "miou"
+    assert default_metric((1, 8, 8), maps)[0] == "mae"
+
+
+def test_labels_fit_outputs_with_axes_of_one():
+    for outputs in (PROBABILITIES[:, None], PROBABILITIES[:, None, None]):
+        assert resolve("top1").score(outputs, Y).tolist() == resolve("top1").score(PROBABILITIES, Y).tolist()
 
 
 def test_default_metric_fits_its_data():
@@ -355,6 +387,19 @@ def test_compare_of_right_and_wrong_samples_is_newcombes():
     assert (found.interval.low, found.interval.high) == pytest.approx((0.0569, 0.3404), abs=5e-5)
     assert found.bounds.low > found.interval.low
     assert found.method == "Newcombe's paired interval"
+
+
+def test_errors_that_are_0_and_1_are_still_errors():
+    y = np.arange(20.0)
+    found = compare(resolve("mae"), y, y + (np.arange(20) < 5), y)
+    assert (found.counts, found.method) == (None, "paired t interval")
+
+
+def test_r2_of_a_resample_of_one_subject_is_no_number():
+    targets = np.repeat([0.1, 0.3, 0.7], 20)
+    outputs = targets + np.tile([-0.01, 0.01], 30)
+    found = compare(resolve("r2"), outputs, outputs + 0.001, targets, groups=np.repeat(np.arange(3), 20))
+    assert abs(found.interval.high) < 1
 
 
 def test_compare_turns_the_sign_of_errors():

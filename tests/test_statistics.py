@@ -259,6 +259,27 @@ def test_samples_to_decide_scales_the_width():
     assert samples_to_decide(Interval(0.01, 0.0, 0.02), 1000, 0.01) is None
 
 
+@pytest.mark.parametrize(
+    ("cells", "tolerance"), [((220, 0, 0, 180), 0.001), ((380, 2, 2, 16), 0.003), ((12, 0, 0, 48), 0.01)]
+)
+def test_samples_to_decide_of_counts_are_those_of_the_table_in_proportion(cells, tolerance):
+    bounds = newcombe_paired(*cells, confidence=0.9)
+    needed = samples_to_decide(bounds, sum(cells), tolerance, counts=cells)
+    for samples, decided in ((needed, True), (needed - 1, False)):
+        scaled = newcombe_paired(*(c * samples / sum(cells) for c in cells), confidence=0.9)
+        assert (scaled.high <= tolerance) is np.bool_(decided)
+    assert samples_to_decide(newcombe_paired(5, 5, 0, 0), 10, 0.5, counts=(5, 5, 0, 0)) is None
+
+
+def test_samples_to_decide_where_no_sample_differs():
+    def bounds(n):
+        return mean_interval(np.zeros(n), 0.9, bounded=True)
+
+    needed = samples_to_decide(bounds(100), 100, 0.01)
+    assert needed == pytest.approx(299, rel=0.02)
+    assert bounds(needed + 6).high <= 0.01 < bounds(needed - 6).high
+
+
 def test_statistics_imports_no_scipy_stats():
     code = "import sys, edgedl.validation.statistics, edgedl.validation.metrics; assert 'scipy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

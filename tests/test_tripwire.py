@@ -53,6 +53,20 @@ def test_a_target_or_file_that_the_baseline_lacks_is_no_pass(tmp_path):
     assert judged(tmp_path, two, [ROW])["entries"][1]["verdict"] == "unchecked"
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    first, second = ROW | {"artifact": "v1/m.tflite"}, ROW | {"artifact": "v2/m.tflite", "instructions": 50_000}
+    found = judged(tmp_path, [second | {"instructions": 90_000}], [first, second])
+    assert (found["verdict"], found["entries"][0]["baseline"]) == ("fail", 50_000)
+    assert judged(tmp_path, [ROW | {"artifact": "v3/m.tflite"}], [first, second])["verdict"] == "unchecked"
+    assert judged(tmp_path, [ROW | {"artifact": "v3/m.tflite"}], [first])["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("instructions", [None, 0, "many"])
+def test_a_baseline_without_counts_is_refused(tmp_path, instructions):
+    with pytest.raises(InputError, match="is not what `edgedl benchmark --json` prints"):
+        judged(tmp_path, [ROW], [ROW | {"instructions": instructions}])
+
+
 def test_the_only_file_is_compared_whatever_it_was_called(tmp_path):
     found = judged(tmp_path, [ROW | {"artifact": "new.tflite"}], [ROW])
     assert found["verdict"] == "pass"

@@ -9,6 +9,7 @@ import pytest
 from conftest import samples
 from crafted import images, small_model
 
+from edgedl.types import TensorSpec
 from edgedl.validation import cases
 
 
@@ -218,6 +219,63 @@ def test_windows_are_drawn_from_all_recordings_and_keep_their_groups(cli, tmp_pa
     assert f"{used} of {used} calibration samples are in this data" in answer.err
 
 
+def test_a_reconstruction_beside_a_class_is_compared_without_a_metric(tmp_path):
+    """The data has y, which is not the reconstruction's: nobody knows what that one's targets are."""
+    request = cases.Request(artifact=Path("a"), reference="r", data="d")
+    recon, kind = (TensorSpec(name=n, dtype="float32", shape=(1, s)) for n, s in (("recon", 4), ("kind", 3)))
+    artifact = SimpleNamespace(outputs=[recon, kind], inputs=[TensorSpec(name="x", dtype="float32", shape=(1, 4))])
+    np.save(tmp_path / "y.npy", np.arange(6) % 3)
+    given = {"kind": tmp_path / "y.npy"}
+    judges, _ = cases._judges(request, artifact, given, given)
+    assert [(output, metric and metric.name) for output, metric, _ in judges] == [("recon", None), ("kind", "top1")]
+
+
+def test_an_autoencoder_is_judged_against_what_its_model_takes(cli, tmp_path):
+    """Preprocessing inside the artifact or before it: the target is the same."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    keras.Sequential([keras.Input((6,), name="x"), keras.layers.Dense(6, name="y")]).save(tmp_path / "m.keras")
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).integers(0, 256, (40, 6), np.uint8))
+    steps = '[[preprocess]]\nop = "cast"\ndtype = "float32"\n[[preprocess]]\nop = "scale"\nfactor = 0.00390625\n'
+    (tmp_path / "d.toml").write_text(f'data = "d.npz"\n{steps}')
+    given, errors = ("--calibration-data", tmp_path / "d.toml", "--samples", 20), []
+    for out, more in (("a.tflite", ()), ("b.tflite", ("--embed-preprocessing",))):
+        made = cli("export", tmp_path / "m.keras", "-o", tmp_path / out, "--scheme", "int8", *given, *more)
+        assert made.code == 0, made.err
+        answer = cli(
+            "validate", tmp_path / out, "--reference", tmp_path / "m.keras", "--data", tmp_path / "d.toml", "--json"
+        )
+        assert answer.code == 0, answer.err
+        errors.append(named(answer, "mse_reference")["measured"])
+    assert errors[0] == pytest.approx(errors[1])
+
+
+def test_a_reference_with_more_inputs_is_refused(cli, trained, data, tmp_path):
+    import keras
+
+    left, right = keras.Input((8, 8, 1), name="image"), keras.Input((3,), name="right")
+    flat = keras.layers.GlobalAveragePooling2D()(left)
+    both = keras.layers.Dense(3, name="kind")(keras.layers.Concatenate()([flat, right]))
+    keras.Model([left, right], both).save(tmp_path / "two.keras")
+    x, y = samples(40)
+    np.savez(tmp_path / "d.npz", image=x, kind=y, right=np.zeros((40, 3), np.float32))
+    answer = cli("validate", trained / "a.tflite", "--reference", tmp_path / "two.keras", "--data", tmp_path / "d.npz")
+    assert answer.code == 2
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_slices_are_one_name_a_sample(cli, trained, tmp_path):
+    x, y = samples(40, seed=3)
+    given = ("--reference", trained / "m.keras", "--data", tmp_path / "d.npz")
+    np.savez(tmp_path / "d.npz", x=x, y=y, slice=np.arange(40)[:, None] % 2)
+    assert cli("validate", trained / "a.tflite", *given).code == 0
+    np.savez(tmp_path / "d.npz", x=x, y=y, slice=np.zeros((40, 2)))
+    answer = cli("validate", trained / "a.tflite", *given)
+    assert answer.code == 2
+    assert "d.npz: slice: one name a sample is needed, got shape (40, 2)" in answer.err
+
+
 def test_outputs_without_a_metric_are_compared_all_the_same():
     request = cases.Request(artifact=Path("a"), reference="r", data="d", metrics=("kind=top1",))
     artifact = SimpleNamespace(outputs=[SimpleNamespace(name=n) for n in ("box", "kind")])
@@ -256,6 +314,10 @@ def test_plan_runs_nothing(cli, data):
     assert planned.code == 0, planned.err
     assert planned.json["have"] == 400
     assert planned.json["samples"] > 400
+    refused = cli("validate", "none.tflite", *given, "--metric", "mae")
+    assert refused.code == 2
+    assert "--plan: counts answers that are right or wrong, as of top1 and binary; mae is no such metric" in refused.err
+    assert cli("validate", "none.tflite", *given, "--metric", "kind=top1").code == 0
 
 
 def test_junit_has_a_case_for_each_counted_check(cli, trained, data, tmp_path):

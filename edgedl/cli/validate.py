@@ -41,9 +41,10 @@ def command(
     from edgedl.reporting import text
 
     if plan:
-        planned = pipeline.plan(given["data"], max_drop=given["max_drop"])  # type: ignore[arg-type]
+        planned = pipeline.plan(**{key: given[key] for key in ("data", "max_drop", "metrics")})  # type: ignore[arg-type]
         options.show(plan_table(planned))
-        options.answer(planned, as_json, f"{planned['have']} samples, some {planned['samples']} decide")
+        needed = f"some {planned['samples']} decide" if planned["samples"] else "no number of them decides"
+        options.answer(planned, as_json, f"{planned['have']} samples, {needed}")
         return 0
     options.check_free(force, junit, *(given[key] for key in ("artifact", "reference", "data")))  # type: ignore[arg-type]
     if report_folder:

@@ -17,7 +17,7 @@ from edgedl.validation import classification, metrics, parity, statistics
 from edgedl.validation.gates import Gates
 
 Array = NDArray[Any]
-ACCURACY = ("top1", "binary")  # the metrics that the field calls accuracy
+ACCURACY = ("top1", "binary", "binary_logits")  # the metrics that the field calls accuracy
 MOST_CLASSES = 100  # a confusion matrix beyond this is no picture
 
 
@@ -85,15 +85,23 @@ def compare(judged: Judged, metric: Metric, gates: Gates, *, prefix: str, target
     if judged.slices is not None:
         details["slices"] = _slices(judged, metric)
     if metric.name in ACCURACY:
-        classes = _classes(judged, gates, prefix, target)
+        classes = _classes(judged, metric, gates, prefix, target)
         notes = _guessing(judged, values["reference"])
         return Findings(checks=(*checks, *classes.checks), details=details | classes.details, notes=notes)
     return Findings(checks=tuple(checks), details=details)
 
 
-def agreement(judged: Judged, gates: Gates, *, prefix: str, target: str | None, has_answers: bool) -> Findings:
-    """How far the outputs are from the reference's; flips where the highest output is an answer."""
-    found = parity.compare(judged.artifact, judged.reference, judged.spec)
+def agreement(
+    judged: Judged,
+    gates: Gates,
+    *,
+    prefix: str,
+    target: str | None,
+    has_answers: bool,
+    threshold: float | None = None,
+) -> Findings:
+    """How far the outputs are from the reference's; flips where the highest one, or those above, are an answer."""
+    found = parity.compare(judged.artifact, judged.reference, judged.spec, threshold=threshold)
     shared: dict[str, Any] = {"method": Method.MEASURED_HOST, "target": target}
     checks = [_renamed(gates.check("max_abs", found.max_abs, **shared), prefix)]
     if found.max_lsb is not None:
@@ -123,12 +131,13 @@ def _renamed(check: Check, prefix: str) -> Check:
     return replace(check, name=prefix + check.name) if prefix else check
 
 
-def _classes(judged: Judged, gates: Gates, prefix: str, target: str | None) -> Findings:
+def _classes(judged: Judged, metric: Metric, gates: Gates, prefix: str, target: str | None) -> Findings:
     """Confusion matrices, precision, recall and F1 before and after, and the class that lost most."""
     assert judged.targets is not None  # noqa: S101
     if judged.reference.ndim > 2:
         return Findings()
-    tables = [classification.per_class(o, judged.targets) for o in (judged.reference, judged.artifact)]
+    threshold = getattr(metric, "threshold", 0.5)
+    tables = [classification.per_class(o, judged.targets, threshold) for o in (judged.reference, judged.artifact)]
     count = len(tables[0]["support"])
     labels = list(judged.labels) if len(judged.labels) == count else [str(i) for i in range(count)]
     rows = [
@@ -143,34 +152,40 @@ def _classes(judged: Judged, gates: Gates, prefix: str, target: str | None) -> F
     details: dict[str, Any] = {"per_class": rows}
     if count <= MOST_CLASSES:
         reference, artifact = (
-            classification.confusion(o, judged.targets).tolist() for o in (judged.reference, judged.artifact)
+            classification.confusion(o, judged.targets, threshold).tolist() for o in (judged.reference, judged.artifact)
         )
         details["confusion"] = {"labels": labels, "reference": reference, "artifact": artifact}
-    return Findings(checks=_worst_class(judged, gates, labels, prefix, target), details=details)
+    return Findings(checks=(_worst_class(judged, metric, gates, labels, prefix, target),), details=details)
 
 
 def _worst_class(
-    judged: Judged, gates: Gates, labels: Sequence[str], prefix: str, target: str | None
-) -> tuple[Check, ...]:
+    judged: Judged, metric: Metric, gates: Gates, labels: Sequence[str], prefix: str, target: str | None
+) -> Check:
+    """The class that lost most, under a limit of those that the verdict hangs on."""
     assert judged.targets is not None  # noqa: S101
-    metric = classification.TopK(1) if judged.artifact.shape[-1] > 1 else classification.Binary()
     before, after = (np.asarray(metric.score(o, judged.targets)) > 0 for o in (judged.reference, judged.artifact))
-    a, b, c, d = statistics.paired_counts(before, after, classes=_true_classes(judged))
-    present = np.flatnonzero(a + b + c + d > 0)
-    cells = (a[present], b[present], c[present], d[present])
+    counts = statistics.paired_counts(before, after, classes=_true_classes(judged))
+    present = np.flatnonzero(np.sum(counts, axis=0))
+    cells = (counts[0][present], counts[1][present], counts[2][present], counts[3][present])
+    sizes = np.sum(cells, axis=0)
     drops = statistics.newcombe_paired(*cells)
-    worst = int(np.argmax(drops.estimate))
-    label = labels[present[worst]] if present[worst] < len(labels) else str(present[worst])
-    limit, verdict = gates.limits.get("worst_class_drop"), Verdict.INFO
-    why = f"class {label!r}, {int(sum(c[worst] for c in cells))} samples"
+    candidates, verdict, why = np.arange(len(present)), Verdict.INFO, ""
+    limit = gates.limits.get("worst_class_drop")
     if limit is not None:
         verdicts = statistics.decide_classes(gates.gate, cells, limit)
-        verdict = Verdict.worst(list(verdicts))
-        why += "; every class is judged, a failure by Holm's correction"
-    return (
-        Check(name=f"{prefix}worst_class_drop", target=target, measured=float(drops.estimate[worst]),
-              low=float(drops.low[worst]), high=float(drops.high[worst]), limit=limit, unit="fraction",
-              method=Method.MEASURED_HOST, verdict=verdict, why=why),
+        known = int((sizes >= statistics.LEAST).sum())
+        verdict = Verdict.worst(list(verdicts)) if known else Verdict.UNCHECKED
+        candidates = np.flatnonzero([v is verdict or not known for v in verdicts])
+        why = (
+            f"; {known} of {len(present)} classes have {statistics.LEAST} samples or more and are judged, "
+            "a failure by Holm's correction"
+        )
+    worst = int(candidates[drops.estimate[candidates].argmax()])
+    label = labels[present[worst]] if present[worst] < len(labels) else str(present[worst])
+    return Check(
+        name=f"{prefix}worst_class_drop", target=target, measured=float(drops.estimate[worst]),
+        low=float(drops.low[worst]), high=float(drops.high[worst]), limit=limit, unit="fraction",
+        method=Method.MEASURED_HOST, verdict=verdict, why=f"class {label!r}, {int(sizes[worst])} samples{why}",
     )  # fmt: skip
 
 
@@ -189,7 +204,7 @@ def _guessing(judged: Judged, reference: Mapping[str, float]) -> tuple[str, ...]
 
 def _true_classes(judged: Judged) -> Array:
     assert judged.targets is not None  # noqa: S101
-    if judged.artifact.shape[-1] == 1:
+    if judged.artifact.size == len(judged.artifact):
         return np.asarray(judged.targets).reshape(-1).astype(np.int64)
     return classification.class_labels(judged.artifact, judged.targets)
 

@@ -87,7 +87,7 @@ def read(request: Request) -> tuple[Case, list[str]]:
     else:
         reference, fed = _model_reference(source, dataset, names, whole)
     paired = _pair(reference, artifact.outputs, request)
-    right = _right(dataset, artifact, bound.targets, bound.inputs)
+    right = _right(dataset, artifact, bound.targets, names)
     judges, chosen = _judges(request, artifact, right, bound.targets)
     case = Case(
         request=request, artifact=artifact, info=info, dataset=replace(dataset, extras=ready.extras),
@@ -141,6 +141,10 @@ def _model_reference(
 ) -> tuple[dict[str, Path], dict[str, Path]]:
     """Its outputs, and what it was fed: `bound` where that is all preprocessed."""
     fitted = bound or data.bind(data.prepare(dataset, dataset.ops, names), model.inputs, model.outputs)
+    if len(fitted.inputs) != len(model.inputs):
+        takes, own = (", ".join(part) for part in ([s.name for s in model.inputs], fitted.inputs))
+        message = f"the reference takes the inputs {takes}, the artifact {own}; they must have as many"
+        raise InputError(message)
     inputs = dict(zip([s.name for s in model.inputs], fitted.inputs.values(), strict=True))
     if set(inputs) == set(fitted.inputs):
         inputs = fitted.inputs
@@ -177,14 +181,16 @@ def _pair(reference: dict[str, Path], outputs: Sequence[TensorSpec], request: Re
     return dict(zip(wanted, reference.values(), strict=True))
 
 
-def _right(
-    dataset: Dataset, artifact: Artifact, found: Mapping[str, Path], inputs: Mapping[str, Path]
-) -> dict[str, Path]:
-    """Targets by output; an autoencoder's is its input."""
+def _right(dataset: Dataset, artifact: Artifact, found: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
+    """Targets by output; an autoencoder's is its input, preprocessed whole, wherever that is done."""
     right = dict(found)
-    for spec in artifact.outputs:
+    left = [s for s in artifact.outputs if s.name not in right and "y" not in dataset.arrays]
+    if not any(spec.shape[1:] == own.shape[1:] for spec in left for own in artifact.inputs):
+        return right
+    inputs = data.bind(data.prepare(dataset, dataset.ops, names), artifact.inputs, ()).inputs
+    for spec in left:
         for own in artifact.inputs:
-            if "y" not in dataset.arrays and spec.name not in right and spec.shape[1:] == own.shape[1:]:
+            if spec.shape[1:] == own.shape[1:]:
                 right[spec.name] = inputs[own.name]
     return right
 
@@ -201,7 +207,9 @@ def _judges(
     judges, notes = [], []
     for spec in artifact.outputs:
         array = np.load(given[spec.name], mmap_mode="r") if spec.name in given else None
-        name, why = metrics.default_metric(tuple(spec.shape), array, _input_shape(artifact))
+        own = _input_shape(artifact) if spec.name in right else None
+        codes = np.dtype(spec.dtype).kind in "iu" and not spec.scale
+        name, why = metrics.default_metric(tuple(spec.shape), array, own, codes=codes)
         judges.append((spec.name, metrics.resolve(name) if name else None, why))
         notes.append(f"output {spec.name!r}: metric {name or 'none'} ({why})")
     return tuple(judges), notes

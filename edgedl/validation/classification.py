@@ -36,6 +36,8 @@ def class_labels(outputs: Array, targets: Array) -> Labels:
         return np.asarray(targets.argmax(axis=-1))
     if targets.shape == (*outputs.shape[:-1], 1):
         targets = targets[..., 0]
+    if _spread(targets.shape) == _spread(outputs.shape[:-1]):  # but for axes of 1
+        targets = targets.reshape(outputs.shape[:-1])
     if targets.shape != outputs.shape[:-1]:
         message = (
             f"targets: shape {targets.shape} does not fit outputs {outputs.shape}; "
@@ -44,6 +46,10 @@ def class_labels(outputs: Array, targets: Array) -> Labels:
         raise InputError(message)
     check_labels(targets, classes)
     return targets.astype(np.intp)
+
+
+def _spread(shape: tuple[int, ...]) -> list[int]:
+    return [shape[0], *(size for size in shape[1:] if size != 1)]
 
 
 def check_labels(targets: Array, classes: int) -> None:
@@ -309,6 +315,7 @@ class MultilabelF1(Thresholded, Sums):
     """Micro F1 of several sigmoid outputs: all labels of all samples in one count."""
 
     name = "multilabel_f1"
+    multilabel = True
 
     def terms(self, outputs: Array, targets: Array) -> Floats:
         """Labels said and true, said, true: shape (samples, 3)."""
@@ -324,6 +331,7 @@ class MultilabelExact(Thresholded):
     """Whether all sigmoid outputs of a sample are right."""
 
     name = "multilabel_exact"
+    multilabel = True
     unit = "fraction"
     higher_is_better = True
     per_sample = True

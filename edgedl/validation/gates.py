@@ -107,7 +107,8 @@ class Gates:
             bounds = comparison.bounds
             verdict = statistics.decide(self.gate, float(bounds.low), float(bounds.high), tolerance)
             if verdict is Verdict.INCONCLUSIVE:
-                needed = statistics.samples_to_decide(bounds, comparison.samples, tolerance)
+                counts = comparison.counts
+                needed = statistics.samples_to_decide(bounds, comparison.samples, tolerance, counts=counts)
                 more = f"some {needed:,} samples would decide" if needed else "no number of samples would decide"
                 why = (
                     f"{comparison.samples:,} samples cannot tell: the one-sided 95 % bounds "

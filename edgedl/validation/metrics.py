@@ -144,11 +144,16 @@ def resolve(name: str) -> Metric:
 
 
 def default_metric(
-    output_shape: tuple[int | None, ...], targets: Array | None, input_shape: tuple[int | None, ...] | None = None
+    output_shape: tuple[int | None, ...],
+    targets: Array | None,
+    input_shape: tuple[int | None, ...] | None = None,
+    *,
+    codes: bool = False,
 ) -> tuple[str | None, str]:
     """The metric's name and why it was chosen; None where only parity can be judged.
 
     Shapes have the batch on axis 0. Where `targets` is None and the choice is `mse`, the input is the target.
+    Outputs that are `codes`, integers without a scale, are classes themselves.
     """
     if targets is None:
         if input_shape is not None and tuple(output_shape[1:]) == tuple(input_shape[1:]):
@@ -159,6 +164,13 @@ def default_metric(
     single = all(size == 1 for size in output_shape[1:])
     if single and binary:
         return "binary", "one output and targets of 0 and 1"
+    places = output_shape[1:-1] if output_shape[3:] == (1,) else output_shape[1:]
+    drawn = targets.shape[:3] if targets.shape[3:] == (1,) else targets.shape
+    if len(places) == 2 and len(drawn) == 3 and all(p in (None, n) for p, n in zip(places, drawn[1:], strict=True)):
+        if codes and whole:
+            return "miou", "outputs are class maps"
+        if binary and len(output_shape) == 4:
+            return "miou", "targets are masks of 0 and 1"
     channels = output_shape[-1] or 0
     matches = targets.ndim == len(output_shape) and all(
         wanted in (None, size) for wanted, size in zip(output_shape[1:], targets.shape[1:], strict=True)
@@ -168,7 +180,7 @@ def default_metric(
             return ("miou", "one-hot class maps") if len(output_shape) == 4 else ("top1", "one-hot targets")
         return "multilabel_f1", "several targets of 0 and 1 for each sample"
     if not single and whole and channels > 1 and not matches:
-        if len(output_shape) == 4:
+        if len(output_shape) == 4 and output_shape[1:3] != (1, 1):
             return "miou", "targets are class maps"
         return "top1", "targets are class labels"
     return "mae", "targets are real values"
@@ -219,7 +231,7 @@ def compare(
         interval, bounds, method = _bootstrap(
             metric, reference, artifact, targets, better - worse, groups, resamples, seed
         )
-    elif all(bool(np.isin(s, (0, 1)).all()) for s in scores):
+    elif getattr(metric, "unit", "") in ("fraction", "") and all(bool(np.isin(s, (0, 1)).all()) for s in scores):
         cells = statistics.paired_counts(better, worse)
         interval, bounds = (statistics.newcombe_paired(*cells, confidence=level) for level in levels)
         a, b, c, d = (int(x) for x in cells)

@@ -20,7 +20,7 @@ class Parity:
 
     `max_abs` and `mean_abs` are in units of the output, `max_lsb` and `mean_lsb` in steps of the artifact's scale
     (None without one). `differing` is the share of values that differ: in steps where there is a scale, else exactly.
-    `flips` counts samples whose top-1 differs (None unless outputs are (samples, classes)). `nonfinite` counts values
+    `flips` counts samples whose answer differs (None where there is none, see `compare`). `nonfinite` counts values
     that are NaN or infinite on one side or both; they differ, and are left out of the other figures.
     `worst_sample` is the first sample with `max_abs`.
     """
@@ -38,7 +38,7 @@ class Parity:
 
     @property
     def flip_share(self) -> float | None:
-        """The share of samples whose top-1 differs."""
+        """The share of samples whose answer differs."""
         return None if self.flips is None else self.flips / self.samples
 
 
@@ -65,8 +65,16 @@ def is_finite(values: NDArray[np.generic]) -> bool:
     return all(bool(np.isfinite(np.asarray(values[part], np.float64)).all()) for part in parts)
 
 
-def compare(artifact: NDArray[np.generic], reference: NDArray[np.generic], spec: TensorSpec | None = None) -> Parity:
+def compare(
+    artifact: NDArray[np.generic],
+    reference: NDArray[np.generic],
+    spec: TensorSpec | None = None,
+    *,
+    threshold: float | None = None,
+) -> Parity:
     """The parity of two outputs of one shape, samples on axis 0.
+
+    An answer is the highest of (samples, classes), or with a `threshold` which values of a sample are above it.
 
     `spec` describes the artifact's quantized output: its scale and zero point, and the integer dtype that saturates.
     The artifact may hold its codes (an integer dtype) or the numbers they stand for; the reference holds numbers, and
@@ -78,8 +86,10 @@ def compare(artifact: NDArray[np.generic], reference: NDArray[np.generic], spec:
         )
         raise InputError(message)
     grid = _grid(artifact, spec)
-    totals = _Totals(flips=0 if artifact.ndim == 2 and artifact.shape[1] > 1 else None)
-    for part in slices(len(artifact), 4 * 8 * (artifact.size // len(artifact))):
+    values = artifact.size // len(artifact)
+    answers = (artifact.ndim == 2 and values > 1) or (threshold is not None and values == 1)
+    totals = _Totals(flips=0 if answers else None, threshold=threshold)
+    for part in slices(len(artifact), 4 * 8 * values):
         codes, numbers = _both(artifact[part], grid)
         totals.add(part.start, numbers, codes, np.asarray(reference[part], np.float64), grid)
     return totals.result(len(artifact), artifact.size, grid is not None)
@@ -128,6 +138,7 @@ class _Totals:
     """What is summed over the slices."""
 
     flips: int | None
+    threshold: float | None
     max_abs: float = 0.0
     sum_abs: float = 0.0
     worst: int = 0
@@ -160,7 +171,12 @@ class _Totals:
         self.differing += int(np.count_nonzero(steps)) + broken
         self.nonfinite += broken
         if self.flips is not None:
-            self.flips += int(np.count_nonzero(numbers.argmax(axis=1) != reference.argmax(axis=1)))
+            changed = self._answers(numbers) != self._answers(reference)
+            self.flips += int(np.count_nonzero(changed.any(axis=1)))
+
+    def _answers(self, values: NDArray[np.float64]) -> NDArray[np.generic]:
+        rows = values.reshape(len(values), -1)
+        return rows.argmax(axis=1)[:, None] if self.threshold is None else rows > self.threshold
 
     def result(self, samples: int, values: int, quantized: bool) -> Parity:
         finite = max(1, values - self.nonfinite)

@@ -17,6 +17,7 @@ from edgedl.validation.parity import slices
 from edgedl.validation.statistics import Floats
 
 Array = NDArray[Any]
+ROUNDING = 1e-9  # of a sum of squares
 
 
 def _each(outputs: Array, targets: Array, function: Callable[[Floats, Floats], Floats]) -> Floats:
@@ -129,4 +130,5 @@ class R2(Sums):
         """Shape (resamples,); NaN for a resample whose targets are constant."""
         error, total, square = np.split(sums[:, 1:], 3, axis=1)
         spread = square - total**2 / sums[:, :1]
-        return np.asarray((1 - error / np.where(spread > 0, spread, np.nan)).mean(axis=1))
+        varies = spread > ROUNDING * square
+        return np.asarray((1 - error / np.where(varies, spread, np.nan)).mean(axis=1))

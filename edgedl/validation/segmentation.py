@@ -18,6 +18,14 @@ Array = NDArray[Any]
 _IGNORED = 255  # pixels without a class, as in PASCAL VOC and Cityscapes
 
 
+def _are_classes(outputs: Array) -> bool:
+    """Whether these are whole numbers from 0: runtimes may give integers as floats."""
+    return all(
+        bool(np.all((outputs[part] >= 0) & (np.mod(outputs[part], 1) == 0)))
+        for part in slices(len(outputs), 8 * outputs[:1].size)
+    )
+
+
 class MeanIou(Thresholded, Sums):
     """Intersection over union of class maps, summed over all samples, then averaged over the classes that occur.
 
@@ -30,15 +38,18 @@ class MeanIou(Thresholded, Sums):
     def terms(self, outputs: Array, targets: Array) -> Floats:
         """Intersections, then unions: shape (samples, 2 * classes)."""
         check_numbers(outputs, targets)
-        if outputs.dtype.kind in "biu" and outputs.shape[3:] == (1,):
+        if outputs.shape[3:] == (1,) and _are_classes(outputs) and outputs.max() > 1:
             outputs = outputs[..., 0]
-        maps = outputs.dtype.kind in "biu" and outputs.ndim == 3
+        maps = outputs.ndim == 3 and _are_classes(outputs)
         if not maps and outputs.ndim != 4:
             message = f"metric miou: needs outputs (samples, h, w, classes) or integer class maps, got {outputs.shape}"
             raise InputError(message)
         classes = max(2, outputs.shape[-1])
         if maps:
             classes = int(max(outputs.max(), targets[targets != _IGNORED].max(initial=0))) + 1
+        if classes == 2 and (targets == _IGNORED).any() and np.isin(targets, (0, _IGNORED)).all():
+            message = f"metric miou: targets are 0 and {_IGNORED}, which means no class; divide masks by {_IGNORED}"
+            raise InputError(message)
         parts = [
             self._counts(outputs[part], targets[part], classes, maps)
             for part in slices(len(outputs), 8 * outputs[:1].size * (classes if maps else 1))
@@ -54,7 +65,7 @@ class MeanIou(Thresholded, Sums):
         if targets.shape == outputs.shape and not maps and outputs.shape[-1] > 1:
             true = targets.argmax(axis=-1)
         else:
-            true = targets.reshape(targets.shape[:3])
+            true = targets[..., 0] if targets.shape[3:] == (1,) else targets
         if maps:
             predicted = outputs
         elif outputs.shape[-1] == 1:

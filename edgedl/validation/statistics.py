@@ -25,6 +25,7 @@ Gate = Literal["prove", "detect"]
 
 ONE_SIDED = 0.95
 TWO_BOUNDS = 0.90  # the confidence of an interval made of two one-sided 95 % bounds
+LEAST = 30  # samples of a class or slice, below which it proves nothing
 _CHUNK_VALUES = 1 << 20  # weights held at once: 8 MB
 
 
@@ -219,7 +220,7 @@ def decide(gate: Gate, low: float, high: float, tolerance: float) -> Verdict:
     return Verdict.PASS if gate == "detect" or high <= tolerance else Verdict.INCONCLUSIVE
 
 
-def decide_classes(gate: Gate, counts: Counts, tolerance: float, minimum: int = 30) -> tuple[Verdict, ...]:
+def decide_classes(gate: Gate, counts: Counts, tolerance: float, minimum: int = LEAST) -> tuple[Verdict, ...]:
     """A verdict for each class or slice of `counts`, each of shape (classes,).
 
     A failure must survive Holm's correction over all judged classes. A pass needs none: all must pass for the whole
@@ -268,16 +269,30 @@ def samples_needed(
     return _smallest(decided, 10**9)
 
 
-def samples_to_decide(interval: Interval, n: int, tolerance: float) -> int | None:
-    """Samples at which an interval from `n` samples, its width shrinking as 1 / sqrt(n), leaves the tolerance.
+def samples_to_decide(
+    interval: Interval, n: int, tolerance: float, *, counts: tuple[int, int, int, int] | None = None
+) -> int | None:
+    """Samples at which an interval from `n` samples leaves the tolerance; None where no number of them would do.
 
-    None where the estimate is the tolerance itself. `interval` is that of two one-sided bounds, for any metric.
+    `interval` is that of two one-sided bounds, for any metric. With `counts` it is Newcombe's of the table in
+    proportion. Of others the width shrinks as 1 / sqrt(n), but as 1 / n where no sample differs.
     """
+    if counts is not None:
+        cells, z = _counts(*counts), _two_sided_z(TWO_BOUNDS)
+
+        def decided(samples: int) -> bool:
+            a, b, c, d = (cell * (samples / n) for cell in cells)
+            scaled = _newcombe((a, b, c, d), z)
+            return bool(scaled.high <= tolerance or scaled.low > tolerance)
+
+        return _smallest(decided, 10**9)
     gap = tolerance - float(interval.estimate)
     half = float(interval.high - interval.estimate) if gap > 0 else float(interval.estimate - interval.low)
     if gap == 0 or not math.isfinite(half / gap):
         return None
-    return max(1, math.ceil(n * (half / gap) ** 2))
+    unseen = _of_no_events(float(interval.estimate), n, TWO_BOUNDS)
+    no_events = math.isclose(interval.high, unseen.high) and math.isclose(interval.low, unseen.low)
+    return max(1, math.ceil(n * (half / gap) ** (1 if no_events else 2)))
 
 
 def _two_sided_z(confidence: float) -> Floats:

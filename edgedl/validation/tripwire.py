@@ -40,7 +40,7 @@ def _read(baseline: Path) -> list[Row]:
     try:
         found = json.loads(baseline.read_text(encoding="utf-8"))
         rows = found["results"]
-        if not all(isinstance(r, dict) and isinstance(r["artifact"], str) for r in rows):
+        if not all(isinstance(r, dict) and isinstance(r["artifact"], str) and _is_count(r) for r in rows):
             raise TypeError
     except OSError as e:
         message = f"--gate {baseline}: cannot be read: {e.strerror}"
@@ -51,12 +51,24 @@ def _read(baseline: Path) -> list[Row]:
     return list(rows)
 
 
+def _is_count(row: Row) -> bool:
+    found = row.get("instructions", 1)
+    return type(found) in (int, float) and found > 0
+
+
 def _same_case(row: Row, now: Sequence[Row], before: Sequence[Row]) -> Row | None:
-    """The earlier row of this target and file name, or of its only file, whatever that was called."""
+    """The earlier row of this target and path, else of the only such file name, else of its only file."""
     mine = [b for b in before if b.get("target") == row["target"]]
-    named = [b for b in mine if Path(b["artifact"]).name == Path(row["artifact"]).name]
-    alone = len(mine) == 1 and sum(n["target"] == row["target"] for n in now) == 1
-    return named[0] if named else mine[0] if alone else None
+    rivals = [n for n in now if n["target"] == row["target"]]
+    exact = [b for b in mine if b["artifact"] == row["artifact"]]
+    if exact:
+        return exact[0]
+    named, others = (
+        [r for r in rows if Path(r["artifact"]).name == Path(row["artifact"]).name] for rows in (mine, rivals)
+    )
+    if named:
+        return named[0] if len(named) == len(others) == 1 else None
+    return mine[0] if len(mine) == len(rivals) == 1 else None
 
 
 def _missed(row: Row, before: Row) -> Row:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgedl import artifacts, contract, targets
 from edgedl.contract.op_versions import check_versions
 from edgedl.errors import InputError
-from edgedl.types import Check, Method, Report, Target, Verdict, to_json
+from edgedl.types import Check, Method, Metric, Report, Target, Verdict, to_json
 from edgedl.validation import accuracy, benchmark, cases, estimates, on_device, parity, predicted
 from edgedl.validation.accuracy import Judged
 from edgedl.validation.benchmark import HOST, Timing
@@ -20,7 +21,7 @@ from edgedl.validation.evaluate import Setting
 from edgedl.validation.on_device import Ran
 
 OF_OUTPUTS = {  # the checks of outputs that a limit may be set for, and why there may be none
-    "worst_class_drop": "no class is right or wrong by the metric and the data",
+    "worst_class_drop": "it takes one answer a sample that is right or wrong: the metric top1 or binary, and targets",
     "flips": "no output is an answer that could change",
     "max_abs": "nothing here measures it",
     "max_lsb": "no output has quantization steps",
@@ -84,9 +85,7 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
     details: dict[str, Any] = {}
     where = target.id if target else None
     many = len(case.artifact.outputs) > 1
-    groups, slices = (
-        np.asarray(case.dataset.open(n)) if n in case.dataset.extras else None for n in ("group", "slice")
-    )
+    groups, slices = (_names(case, extra) for extra in ("group", "slice"))
     parities: list[dict[str, Any]] = []
     notes: list[str] = []
     for output, metric, _ in case.judges:
@@ -104,7 +103,10 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
         _check_shapes(case, judged)
         prefix = f"{output}." if many else ""
         has_answers = getattr(metric, "unit", "") == "fraction" if metric else not case.request.metrics
-        agreed = accuracy.agreement(judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers)
+        agreed = accuracy.agreement(
+            judged, case.request.gates, prefix=prefix, target=where, has_answers=has_answers,
+            threshold=_threshold(judged, metric),
+        )  # fmt: skip
         is_broken = any(c.name == f"{prefix}nonfinite" for c in agreed.checks)  # no metric can judge that
         if metric and not is_broken:
             with accuracy.about(f"{case.request.data}: output {output!r}"):
@@ -133,6 +135,24 @@ def _judge(case: Case, outputs: Mapping[str, Path], target: Target | None) -> tu
             )
         )
     return checks, details | {"parity": parities, "notes": notes}
+
+
+def _names(case: Case, extra: str) -> NDArray[Any] | None:
+    """One name a sample, where the data has them. Raises InputError."""
+    if extra not in case.dataset.extras:
+        return None
+    found = np.asarray(case.dataset.open(extra))
+    if found.size != len(found):
+        message = f"{case.request.data}: {extra}: one name a sample is needed, got shape {found.shape}"
+        raise InputError(message)
+    return found.reshape(-1)
+
+
+def _threshold(judged: Judged, metric: Metric | None) -> float | None:
+    """Above which a value is part of the answer: that of sigmoid metrics, but where they take the highest class."""
+    if judged.artifact.size > len(judged.artifact) and not getattr(metric, "multilabel", False):
+        return None
+    return getattr(metric, "threshold", None)
 
 
 def _check_shapes(case: Case, judged: Judged) -> None:
