@@ -231,18 +231,14 @@ def test_a_step_has_its_folder_only_when_it_is_whole(project, monkeypatch):
 
 def test_code_that_the_data_comes_from_is_read_too(project, monkeypatch):
     monkeypatch.chdir(project)
-    (project / "code_of_runs.py").write_text("def d(): ...\ndef m(): ...\n")
+    (project / "coded.py").write_text("def d(): ...\ndef m(): ...\n")
     text = (
-        MODEL
-        + EXPORT
-        + 'custom-objects = "code_of_runs"\n[[validate]]\ndata = "code_of_runs:d"\nmetric = ["kind=code_of_runs:m", "top1"]\n'
+        MODEL + EXPORT + 'custom-objects = "coded"\n[[validate]]\ndata = "coded:d"\nmetric = ["kind=coded:m", "top1"]\n'
     )
     export, validate = pipeline_file.read(str(write(project / "p.toml", text)), Path("p"))
-    assert {"code_of_runs.py", "m.keras"} <= {p.name for p in export.reads}
-    assert {"m-fp32.tflite", "m-fp32.tflite.edgedl.json", "m.keras", "code_of_runs.py"} <= {
-        p.name for p in validate.reads
-    }
-    assert validate.arguments["data"] == "code_of_runs:d"
+    assert {"coded.py", "m.keras"} <= {p.name for p in export.reads}
+    assert {"m-fp32.tflite", "m-fp32.tflite.edgedl.json", "m.keras", "coded.py"} <= {p.name for p in validate.reads}
+    assert validate.arguments["data"] == "coded:d"
 
 
 def test_targets_and_recipes_may_lie_beside_the_file(project):
