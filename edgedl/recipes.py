@@ -40,6 +40,8 @@ class Distill:
 class Training:
     """Fine-tuning within a step.
 
+    With `average` the step ends with the mean of the weights of its last steps, at whatever rate: it takes the place
+    of a schedule and of patience.
     `augment` varies image inputs at random: flip left and right, zoom into a part, shift by an eighth, jitter the
     color, mix two images.
     Only the user knows whether a flipped sample is still one, but a teacher gives its answer anyway: where it teaches
@@ -52,10 +54,14 @@ class Training:
     batch_size: Annotated[int, Within("[1, inf)")] = 32
     patience: Annotated[int, Within("[1, inf)")] | None = None
     schedule: Literal["constant", "cosine"] = "constant"
+    average: bool = False
     augment: tuple[Augmentation, ...] = ()
     distill: Distill | None = None
 
     def __post_init__(self) -> None:
+        if self.average and self.patience:
+            message = "average keeps the mean of the last weights, patience those of the best epoch: leave one out"
+            raise ValueError(message)
         for kind in self.augment:
             if kind in ("mixup", "auto") and (self.distill is None or self.distill.alpha < 1):
                 message = f"augment {kind} makes samples without labels: it needs distill = {{ alpha = 1 }}"

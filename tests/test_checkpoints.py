@@ -57,11 +57,12 @@ def killing(monkeypatch, at):
         {"kind": "cluster", "clusters": 4},
         {"kind": "prune", "method": "magnitude", "sparsity": 0.5, "scope": "global"},
         {"kind": "quantize", "scheme": "int8"},
+        {"kind": "quantize", "scheme": "int8", "training": TRAINING | {"average": True}},
     ],
     ids=lambda step: "-".join(str(v) for v in list(step.values())[:2]),
 )
 def test_a_step_that_is_killed_goes_on_after_its_last_whole_epoch(step, tmp_path, monkeypatch):
-    recipe = recipes.from_table({"step": [{**step, "training": TRAINING}]})
+    recipe = recipes.from_table({"step": [{"training": TRAINING} | step]})
     whole = compression.run(network(), recipe, samples())
     with monkeypatch.context() as patch:
         killing(patch, at=8)  # in the third epoch of three steps each
@@ -70,7 +71,7 @@ def test_a_step_that_is_killed_goes_on_after_its_last_whole_epoch(step, tmp_path
     assert len(list(tmp_path.rglob("training-*.npz"))) == 1
     steps = killing(monkeypatch, at=None)
     again = compression.run(network(), recipe, samples(), folder=tmp_path)
-    assert steps == [7, 8, 9, 10, 11, 12]
+    assert sorted(set(steps)) == [7, 8, 9, 10, 11, 12]  # the last again where the average was put
     for ours, theirs in zip(whole.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert not list(tmp_path.rglob("training-*.npz"))

@@ -7,6 +7,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 
+from edgedl import compression, recipes
 from edgedl.compression.augmentation import Augmented, flipped, jittered, mixed, shifted, zoomed
 from edgedl.compression.base import Context, fine_tune, matching_layers, re_estimate_batch_norm
 from edgedl.compression.distillation import softened_binary_divergence, softened_divergence
@@ -61,6 +62,31 @@ def test_re_estimated_statistics_are_those_of_the_data():
     np.testing.assert_allclose(norm.moving_variance, activations.var((0, 1, 2)), rtol=0.02)
     assert norm.momentum == 0.99
     assert re_estimate_batch_norm(model, None) == 0
+
+
+def test_averaged_weights_have_statistics_of_their_own():
+    model, data = network(), samples(256, labels=True)
+    training = Training(epochs=2, batch_size=64, learning_rate=1e-2, average=True)
+    fine_tune(model, data, training, context())
+    activations = model.get_layer("conv")(data.inputs["image"]).numpy()
+    np.testing.assert_allclose(model.get_layer("norm").moving_mean, activations.mean((0, 1, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"kind": "prune", "method": "magnitude", "sparsity": 0.5},
+        {"kind": "cluster", "clusters": 4},
+        {"kind": "cluster", "domain": "int", "clusters": 8},
+    ],
+    ids=lambda step: "-".join(str(v) for v in list(step.values())[:2]),
+)
+def test_what_a_step_holds_the_average_holds_too(step):
+    training = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "average": True}
+    recipe = recipes.from_table({"step": [{**step, "match": "kind", "training": training}]})
+    made = compression.run(network(), recipe, samples(labels=True))
+    kernel = made.get_layer("kind").kernel.numpy()
+    assert (kernel == 0).sum() == 6 if step["kind"] == "prune" else len(np.unique(kernel / np.abs(kernel).max(0))) <= 8
 
 
 @pytest.mark.parametrize("end", ["softmax", "sigmoid", "linear"])

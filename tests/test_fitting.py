@@ -100,6 +100,25 @@ def test_early_stopping_restores_the_best_weights():
     assert "the evaluation data chose the epoch" in " ".join(result.notes)
 
 
+def test_the_average_is_the_polynomial_decay_one_of_every_step():
+    model, seen = classifier(dropout=0.3), []
+    options = FitOptions(epochs=3, learning_rate=0.05, average=True)
+    fit(model, samples(*blobs()), options, on_step=lambda trainee, *_: seen.append(trainee.get_weights()))
+    *steps, ours = seen  # the last call is that after the mean was put
+    means = steps[0]
+    for t, weights in enumerate(steps[1:], 2):
+        means = [m + 9 / (t + 8) * (w - m) for m, w in zip(means, weights, strict=True)]
+    for found, wanted, last in zip(ours, means, steps[-1], strict=True):
+        if found.dtype.kind == "f":
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+        else:  # the state of the dropout's generator
+            np.testing.assert_array_equal(found, last)
+    assert len(steps) == 3 * 6
+    assert same(ours, model.get_weights())
+    with pytest.raises(InputError, match="average must be left out where patience chooses the epoch, got True"):
+        FitOptions(average=True, patience=2)
+
+
 def test_hold_out_is_seeded_and_in_proportion():
     y = np.repeat(np.arange(3, dtype=np.int32), (100, 60, 40))
     data = samples(np.zeros((200, 4), np.float32), y)
@@ -338,17 +357,19 @@ rng = np.random.default_rng(0)
 y = rng.integers(0, 3, 96).astype("int32")
 x = (np.eye(3)[y] + rng.normal(0, 0.3, (96, 3))).astype("float32")
 data = TrainingData(inputs={"x": x}, targets={"y": y})
-def run(devices, norm, seed=0):
-    set_seed(seed)
+def run(devices, norm, average=False):
+    set_seed(0)
     i = keras.Input((3,), name="x")
     h = keras.layers.Dense(8, activation="relu", kernel_regularizer="l2")(i)
     h = keras.layers.Dropout(0.2)(keras.layers.BatchNormalization(momentum=0.5)(h)) if norm else h
     model = keras.Model(i, keras.layers.Dense(3, "softmax", name="y")(h))
-    options = FitOptions(epochs=3, batch_size=16, seed=seed, devices=devices, learning_rate=0.02, patience=9)
+    options = FitOptions(epochs=3, batch_size=16, devices=devices, learning_rate=0.02, average=average,
+                         patience=None if average else 9)
     r = fit(model, data, options)
     return [w.tolist() for w in model.get_weights()], r.history["loss"], r.notes, evaluate(model, data)["accuracy"]
 two = ("CPU:0", "CPU:1")
-out = {"one": run(("CPU:0",), False), "two": run(two, False), "bn": run(two, True), "again": run(two, True)}
+out = {"one": run(("CPU:0",), False), "two": run(two, False), "bn": run(two, True), "again": run(two, True),
+       "one mean": run(("CPU:0",), False, True), "two mean": run(two, False, True)}
 try:
     fit(keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(3, "softmax", name="y")]),
         data, FitOptions(batch_size=1, devices=two))
@@ -369,8 +390,9 @@ def mirrored():
 
 
 def test_two_devices_give_what_one_gives(mirrored):
-    for ours, theirs in zip(mirrored["one"][0], mirrored["two"][0], strict=True):
-        assert np.allclose(ours, theirs, atol=1e-5)
+    for one, two in (("one", "two"), ("one mean", "two mean")):
+        for ours, theirs in zip(mirrored[one][0], mirrored[two][0], strict=True):
+            assert np.allclose(ours, theirs, atol=1e-5)
     assert np.allclose(mirrored["one"][1], mirrored["two"][1], atol=1e-5)
     assert "every batch of 16 was shared by CPU:0, CPU:1" in mirrored["two"][2]
 

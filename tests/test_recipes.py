@@ -109,6 +109,11 @@ def test_errors_name_file_step_and_key(write, change, told):
         recipes.load(write(TWO_STEPS), (change,))
 
 
+def test_an_average_has_no_best_epoch(write):
+    with pytest.raises(InputError, match=r"step 2 .*average keeps the mean of the last weights, patience"):
+        recipes.load(write(TWO_STEPS), ("2.training.average=true", "2.training.patience=3"))
+
+
 @pytest.mark.parametrize("kind", ["mixup", "auto"])
 def test_samples_without_labels_need_a_teacher_alone(write, kind):
     with pytest.raises(InputError, match=rf"{kind} makes samples without labels: it needs distill = {{ alpha = 1 }}"):

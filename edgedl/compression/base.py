@@ -143,6 +143,7 @@ def fine_tune(
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         schedule=training.schedule,
+        average=training.average,
         patience=training.patience,
         seed=context.seed,
         paces=paces(model, small),
@@ -175,6 +176,8 @@ def fine_tune(
         if "diverged" not in str(e):
             raise
         raise guard.diverged(e, context) from e
+    if training.average:
+        re_estimate_batch_norm(model, data, seed=context.seed)
     if frozen:
         context.say(f"{where}: trained although frozen (trainable = False): {_listed(frozen)}")
     for note in result.notes:

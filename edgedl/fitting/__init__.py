@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgedl.agent import progress
 from edgedl.errors import InputError
 from edgedl.fitting.accelerators import choose_devices, fast_float16, foreign_errors, placed, precision
+from edgedl.fitting.averaging import Average
 from edgedl.fitting.checkpoints import Checkpoint
 from edgedl.fitting.losses import Criterion, choose, packed
 from edgedl.fitting.pointwise import sampled_first
@@ -38,6 +39,7 @@ class FitOptions:
 
     With `patience` training stops after so many epochs without a lower loss on the evaluation data (or on a
     seeded `holdout` share of the training data) and the best weights are kept; without it the last ones are.
+    With `average` the mean of the weights of the last steps is kept (`Average`): the rate may then stay high.
     `loss` is a Keras loss, or one by output name; None chooses by outputs and targets. `mixed_precision` None means:
     where there is a GPU for it. `devices` such as ("GPU:0", "GPU:1"); empty: all GPUs, else the CPU. `paces` are
     factors on Adam's learning rate by the `id` of a variable, in its shape; 1 for any other.
@@ -49,6 +51,7 @@ class FitOptions:
     optimizer: Literal["adam", "sgd"] = "adam"
     schedule: Literal["constant", "cosine"] = "constant"
     loss: Any = None
+    average: bool = False
     patience: int | None = None
     holdout: float = 0.1
     seed: int = 0
@@ -65,6 +68,7 @@ class FitOptions:
             "optimizer": (self.optimizer in ("adam", "sgd"), "adam or sgd"),
             "schedule": (self.schedule in ("constant", "cosine"), "constant or cosine"),
             "patience": (self.patience is None or self.patience >= 1, "1 or more"),
+            "average": (not (self.average and self.patience), "left out where patience chooses the epoch"),
             "holdout": (0 < self.holdout < 1, "in (0, 1)"),
             "seed": (0 <= self.seed < 2**32, "in [0, 2**32)"),
         }
@@ -185,9 +189,11 @@ def _epochs(
     each = math.ceil(data.count / options.batch_size)
     steps = options.epochs * each
     trainer = _Trainer(judge, _optimizer(options, steps, paces, mixed=mixed), options.batch_size)
+    average = Average(model.variables) if options.average else None
+    variables = [*trainer.variables, *(average.variables if average else ())]
     history: dict[str, list[float]] = {}
     best_loss, best_epoch, best_weights, latest = math.inf, 0, None, ""
-    told = checkpoint.restore(trainer.variables) if checkpoint else None
+    told = checkpoint.restore(variables) if checkpoint else None
     if told:
         history, best_loss, best_epoch, best_weights = (told[k] for k in ("history", *_BEST))
     start = len(history.get("loss", ()))
@@ -204,6 +210,8 @@ def _epochs(
             progress(f"training, epoch {epoch + 1} of {options.epochs}{latest}", done, steps)
             if on_step:
                 on_step(model, done, steps)
+            if average:
+                average.add()
         figures = {"loss": float(np.average([float(x) for x in losses], weights=sizes))}
         if evaluation:
             figures |= {f"val_{k}": v for k, v in judge.evaluate(evaluation, max(options.batch_size, 256)).items()}
@@ -217,9 +225,13 @@ def _epochs(
             best_loss, best_epoch, best_weights = figures["val_loss"], epoch + 1, model.get_weights()
         if checkpoint:
             best = dict(zip(_BEST, (best_loss, best_epoch, best_weights), strict=True))
-            checkpoint.save(trainer.variables, {"history": history, **best})
+            checkpoint.save(variables, {"history": history, **best})
     if best_weights is not None:
         model.set_weights(best_weights)
+    if average:
+        average.put()
+        if on_step:  # what it holds the mean may not: that of shared values is none of them
+            on_step(model, done, steps)
     if checkpoint:
         checkpoint.remove()
     return history, best_epoch

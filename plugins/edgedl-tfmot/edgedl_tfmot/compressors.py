@@ -125,7 +125,7 @@ class _Tfmot:
                 message = f"{where}: TFMOT's {self.method} trains; {hint}"
                 raise InputError(message)
             return None
-        for key in ("distill", "augment", "patience"):
+        for key in ("distill", "augment", "average", "patience"):
             if getattr(training, key):
                 message = f"{where}: TFMOT's training has no {key}; leave it out, or take edgedl's own kind"
                 raise InputError(message)
