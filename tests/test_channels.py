@@ -364,3 +364,24 @@ def test_array_functions():
     ins, outs = np.array([True, False]), np.array([False, True, True, False])
     assert sliced(kernel, ins, outs, "convolution").shape == (3, 3, 1, 2)
     assert sliced(np.swapaxes(kernel, -1, -2), ins, outs, "transposed").shape == (3, 3, 2, 1)
+
+
+def test_a_goal_of_macs_needs_sizes():
+    image = keras.Input((None, None, 3), name="image")
+    model = keras.Model(image, K.GlobalAveragePooling2D()(K.Conv2D(4, 1)(K.Conv2D(16, 3, name="open")(image))))
+    recipe = recipes.from_table({"step": [{**STEP, "goal": {"macs": 0.5}}]})
+    with pytest.raises(InputError, match="goal macs: those of 'open' cannot be counted, its sizes are free; fix them"):
+        compression.run(model, recipe, None)
+
+
+def test_a_users_layer_that_is_called_a_pooling_freezes_what_it_takes():
+    class StatsPool(K.Layer):
+        def call(self, x):
+            return keras.ops.concatenate([keras.ops.mean(x, 1), keras.ops.std(x, 1)], -1)
+
+    wave = keras.Input((16, 3), name="wave")
+    x = StatsPool()(K.Conv1D(8, 3, name="held")(K.Conv1D(8, 3, activation="relu", name="free")(wave)))
+    model = keras.Model(wave, K.Dense(3)(x))
+    recipe = recipes.from_table({"step": [{**STEP, "sparsity": 0.5}]})
+    made = compression.run(model, recipe, None)
+    assert [made.get_layer(n).kernel.shape[-1] for n in ("free", "held")] == [4, 8]

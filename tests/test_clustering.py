@@ -34,6 +34,11 @@ def test_k_means_keeps_zero_as_a_centroid():
 def test_k_means_gives_few_values_back_as_they_are():
     assert clustering.k_means(np.array([3.0, 1, 1, 3]), 5).tolist() == [1, 3]
     assert clustering.k_means(np.array([3.0, 1]), 3, keep_zero=True).tolist() == [0, 1, 3]
+    assert clustering.k_means(np.array([3.0, 1, 0]), 1, keep_zero=True).tolist() == [0]
+    pruned = np.random.default_rng(0).normal(size=4000)
+    pruned[np.abs(pruned) < np.quantile(np.abs(pruned), 0.75)] = 0
+    centroids = clustering.k_means(pruned, 16, keep_zero=True)
+    assert np.unique(centroids[clustering.nearest(pruned, centroids)]).size == 16  # none is lost in the gap around 0
 
 
 def test_k_means_is_no_worse_than_either_start_and_repeats():

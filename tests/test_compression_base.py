@@ -333,3 +333,24 @@ def test_divergences():
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
     found = softened_binary_divergence(np.array([2.0], np.float32), np.array([0.0], np.float32), 2.0)
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
+
+
+def test_masks_hold_their_own_kernel_where_features_change_the_order_of_the_weights():
+    """Two nested models whose layers share names: their kernels are told apart by their order."""
+
+    def tower(name):
+        image = keras.Input((8, 8, 3))
+        return keras.Model(image, K.GlobalAveragePooling2D(name="gap")(K.Conv2D(8, 3, name="conv")(image)), name=name)
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3), name="image")
+    towers = [tower("a"), tower("b")]
+    both = K.Add()([K.Dense(6, name=f"f{t.name}")(t(image)) for t in towers])
+    model = keras.Model(image, K.Dense(3, activation="softmax", name="zz")(both))
+    training = {"learning_rate": 1e-4, "distill": {"alpha": 1.0, "features": ["fb"]}}
+    step = {"kind": "prune", "method": "magnitude", "sparsity": 0.5, "schedule": "constant", "training": training}
+    x = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype(np.float32)
+    made = compression.run(model, recipes.from_table({"step": [step]}), TrainingData(inputs={"image": x}, targets={}))
+    for t in towers:
+        before, after = (np.abs(m.get_layer(t.name).get_layer("conv").kernel.numpy()) for m in (model, made))
+        assert (after[before > np.quantile(before, 0.55)] > 0).all()

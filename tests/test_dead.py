@@ -180,3 +180,12 @@ def test_array_functions():
     deep[:, :, 0, 0] = 0
     found = constant_depthwise(inputs, deep, np.zeros(4), 1e-6, padded=False)
     np.testing.assert_allclose(found, [0, np.nan, 18, 18])
+
+
+def test_a_model_without_channels_that_may_go_has_none_that_are_dead():
+    model = keras.Sequential([keras.Input((6, 4), name="x"), K.LSTM(5)])
+    x = np.random.default_rng(0).normal(size=(16, 6, 4)).astype(np.float32)
+    said = []
+    recipe = recipes.from_table({"step": [{"kind": "prune", "method": "dead"}]})
+    compression.run(model, recipe, TrainingData(inputs={"x": x}, targets={}), say=said.append)
+    assert "no dead or constant channels" in said[-1]

@@ -317,6 +317,40 @@ def test_quantize_keep_float_leaves_layers_float_in_the_file(keras, tmp_path):
     assert kinds == ["int8", "float32", "int8", "float32"]
 
 
+def test_quantize_hands_masks_on_from_layers_that_stay_float(keras):
+    layers = keras.layers
+    ids = keras.Input((8,), dtype="int32", name="ids")
+    words = layers.Embedding(500, 8, mask_zero=True, name="words")(ids)
+    mixed = layers.Add()([words, layers.MultiHeadAttention(2, 4, name="mha")(words, words)])
+    model = keras.Model(ids, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling1D()(mixed)))
+    rng = np.random.default_rng(0)
+    model.set_weights([w + rng.normal(0, 0.5, w.shape).astype(np.float32) for w in model.get_weights()])
+    padded = np.where(np.arange(8) < rng.integers(1, 8, (64, 1)), rng.integers(1, 500, (64, 8)), 0).astype(np.int32)
+    made = apply(model, TrainingData(inputs={"ids": padded}, targets={}), keep_float=("words", "mha"))
+    assert np.abs(np.asarray(made(padded)) - np.asarray(model(padded))).max() < 0.05
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_quantize_takes_outputs_of_one_name_and_of_one_range(keras, twice):
+    first, second = keras.Input((4,), name="first"), keras.Input((4,), name="second")
+    head = keras.layers.Dense(2, name="head")
+    seen = head(first)
+    outputs = [seen, head(second)] if twice else [seen, keras.layers.Reshape((2, 1))(seen)]
+    model = keras.Model([first, second] if twice else first, outputs)
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    inputs = {"first": x, "second": x} if twice else {"first": x}
+    made = apply(model, TrainingData(inputs=inputs, targets={}))
+    given = list(inputs.values()) if twice else x
+    for ours, theirs in zip(made(given), model(given), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.1)
+
+
+def test_quantize_may_keep_a_layer_float_that_moves_numbers(keras):
+    made = apply(classifier(keras), samples(), keep_float=("conv", "act", "flat"))
+    x = samples().inputs["image"]
+    np.testing.assert_allclose(made(x), classifier(keras)(x), atol=0.1)
+
+
 def test_quantize_names_a_pattern_that_hits_nothing(keras):
     words = "keep_float 'cnov' hits no layer (did you mean 'conv'?); there are act, conv, flat, kind"
     with pytest.raises(InputError, match=re.escape(words)):

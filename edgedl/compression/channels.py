@@ -32,6 +32,7 @@ from edgedl.compression.reconstruction import output_error, reconstruct
 from edgedl.compression.removal import Costs, removed
 from edgedl.compression.selection import Selection
 from edgedl.errors import InputError, UnsupportedError
+from edgedl.models.macs import layer_macs
 from edgedl.models.tensors import carried_scheme
 from edgedl.toml import Within
 
@@ -132,6 +133,8 @@ class _Run:
         self.where = context.step.where
         self.scope: Scope = "global" if options.scope == "best" else options.scope
         groups = channel_groups(model)
+        if options.goal is not None and options.goal.macs is not None:
+            _require_macs(groups, self.where)
         costs, everything = Costs.of(model, groups), np.ones(groups.count, bool)
         self.before = costs.of_choice(everything)
         self.chosen = self._chosen(groups)
@@ -276,6 +279,18 @@ class _Run:
             f"{self.where}: {at_start - left} of {at_start} channels removed; "
             f"{shares[0]} of the MACs and {shares[1]} of the parameters are left"
         )
+
+
+def _require_macs(groups: Groups, where: str) -> None:
+    """Raises InputError for a layer whose multiply-accumulates hang on a free size."""
+    for call in groups.graph.calls:
+        counted = layer_macs(call.layer, [v.shape for v in call.inputs], call.outputs[0].shape)
+        if counted is None and any(None in v.shape[1:] for v in (*call.inputs, call.outputs[0])):
+            message = (
+                f"{where}: goal macs: those of {call.name!r} cannot be counted, its sizes are free; fix them in the "
+                "model's Input, or give parameters"
+            )
+            raise InputError(message)
 
 
 class _Checkpoint:

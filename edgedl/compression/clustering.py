@@ -43,38 +43,27 @@ def k_means(values: Array, clusters: int, *, keep_zero: bool = False) -> Array:
         distinct = np.sort(np.append(distinct, 0.0))
     if distinct.size <= clusters:
         return distinct
+    if keep_zero:  # all the others are for what is not zero
+        others = k_means(flat[flat != 0], clusters - 1) if clusters > 1 else ()
+        return np.asarray(np.unique(np.append(others, 0.0)))
     ranks = ((np.arange(clusters) + 0.5) / clusters * flat.size).astype(int)
-    starts = (np.linspace(flat[0], flat[-1], clusters), flat[ranks])
-    pinned = np.zeros(1) if keep_zero else np.zeros(0)
-    settled = [_lloyd(flat, _with(start, pinned), pinned) for start in starts]
+    settled = [_lloyd(flat, start) for start in (np.linspace(flat[0], flat[-1], clusters), flat[ranks])]
     errors = [float(np.square(flat - c[nearest(flat, c)]).sum()) for c in settled]
     return settled[int(np.argmin(errors))]
 
 
-def _with(centroids: Array, pinned: Array) -> Array:
-    """Sorted centroids in which the ones nearest to the pinned values have become these."""
-    moved = centroids.copy()
-    free = np.ones(moved.size, bool)
-    for value in pinned:
-        at = int(np.argmin(np.where(free, np.abs(moved - value), np.inf)))
-        moved[at], free[at] = value, False
-    return np.sort(moved)
-
-
-def _lloyd(ordered: Array, centroids: Array, pinned: Array, rounds: int = ROUNDS) -> Array:
-    """K-means on ascending values; `pinned` centroids stay where they are, and so does one without values."""
+def _lloyd(ordered: Array, centroids: Array, rounds: int = ROUNDS) -> Array:
+    """K-means on ascending values; a centroid without values stays where it is."""
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    held = np.isin(centroids, pinned)
     for _ in range(rounds):
         edges = np.searchsorted(ordered, (centroids[1:] + centroids[:-1]) / 2)
         bounds = np.concatenate([[0], edges, [ordered.size]])
         counts = np.diff(bounds)
         means = np.diff(sums[bounds]) / np.maximum(counts, 1)
-        moved = np.where(held | (counts == 0), centroids, means)
+        moved = np.where(counts == 0, centroids, means)
         if np.array_equal(moved, centroids):
             break
-        order = np.argsort(moved, kind="stable")
-        centroids, held = moved[order], held[order]
+        centroids = np.sort(moved)
     return centroids
 
 

@@ -143,6 +143,8 @@ def by_data(model: keras.Model, uses: Sequence[Use], data: TrainingData, toleran
     """
     import tensorflow as tf
 
+    if not uses:
+        return {}
     taken = {use.name: [call.inputs[0].tensor for call in use.calls] for use in uses}
     watch = with_outputs(model, taken)
     dtypes = {spec.name: spec.dtype for spec in specs(model)[0]}

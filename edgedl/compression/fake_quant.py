@@ -307,6 +307,7 @@ class Barrier(_Carrier, keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, scheme: str = Scheme.STATIC_WI8_AI8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.edgedl_scheme = str(scheme)
+        self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:
         """The inputs, through float64 and back: exact, and no converter takes the way out."""

@@ -176,10 +176,13 @@ class _Builder:
 
     def _output_names(self) -> Any:
         """Names for the ranges that end the model: those of the layers that gave its outputs."""
-        for call in self.walked.calls:
-            group = self.plan.group.get(call.outputs[0])
-            if call.outputs[0] in self.walked.outputs and group is not None:
-                yield group, call.name
+        found = [
+            (group, call.name)
+            for call in self.walked.calls
+            if call.outputs[0] in self.walked.outputs and (group := self.plan.group.get(call.outputs[0])) is not None
+        ]
+        groups, names = ([pair[i] for pair in found] for i in (0, 1))
+        yield from ((g, n) for g, n in found if groups.count(g) == names.count(n) == 1)
 
     def function(self, name: str) -> Callable[..., Any]:
         """For `graph.rebuild`: called once for every call of the layer, in order."""
@@ -245,7 +248,8 @@ class _Builder:
     def _given(self, result: Any, call: Call) -> Any:
         """A result with its range; moving numbers about leaves them on the grid, except where the model ends."""
         group = self.plan.group.get(call.outputs[0])
-        if group is None or (call.kind in RESHAPES and call.outputs[0] not in self.walked.outputs):
+        moves = call.kind in RESHAPES and call not in self.plan.floats
+        if group is None or (moves and call.outputs[0] not in self.walked.outputs):
             return result
         if call in self.plan.floats:
             from edgedl.compression.fake_quant import Barrier

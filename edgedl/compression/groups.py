@@ -185,7 +185,7 @@ class _Finder:
     def _call(self, call: Call) -> None:
         handle = self._handler(call)
         made = handle(call) if handle else None
-        if made is None:
+        if made is None or len(made) != call.outputs[0].shape[-1]:
             self._freeze(call)
             return
         self.values[call.outputs[0]] = made
