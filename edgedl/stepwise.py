@@ -340,7 +340,7 @@ def _judged(doing: _Doing, model: ModelFile, original: ModelFile) -> dict[str, A
         if before.name not in bound.targets:
             continue
         targets = np.load(bound.targets[before.name], mmap_mode="r")
-        name, _ = metrics.default_metric(tuple(before.shape), targets)
+        name, _ = metrics.default_metric(tuple(before.shape), targets, codes=metrics.holds_classes(before))
         key = f"{dataset.sha256} {dataset.applied} {dataset.ops}"
         reference = np.load(original.predict(bound.inputs, key=key)[before.name], mmap_mode="r")
         inputs = dict(zip([s.name for s in model.inputs], bound.inputs.values(), strict=True))

@@ -30,10 +30,10 @@ def classes(sizes, lost):
     return judged(rows[y], rows[said], y)
 
 
-@pytest.mark.parametrize(("gate", "verdict"), [("detect", Verdict.UNCHECKED), ("prove", Verdict.UNCHECKED)])
-def test_no_class_of_enough_samples_is_no_pass(gate, verdict):
+@pytest.mark.parametrize("gate", ["detect", "prove"])
+def test_no_class_of_enough_samples_is_no_pass(gate):
     check = worst(classes([29, 29, 29], [29, 29, 29]), Gates(gate=gate, limits={"worst_class_drop": 0.05}))
-    assert (check.verdict, check.measured) == (verdict, 1.0)
+    assert (check.verdict, check.measured) == (Verdict.UNCHECKED, 1.0)
     assert "0 of 3 classes have 30 samples or more" in check.why
 
 

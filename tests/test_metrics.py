@@ -5,8 +5,17 @@ import numpy as np
 import pytest
 
 from edgedl.errors import InputError, PluginError
+from edgedl.types import TensorSpec
 from edgedl.validation.classification import Auc, TopK, confusion, per_class
-from edgedl.validation.metrics import Corpus, compare, default_metric, names, resolve, weighted_score
+from edgedl.validation.metrics import (
+    Corpus,
+    compare,
+    default_metric,
+    holds_classes,
+    names,
+    resolve,
+    weighted_score,
+)
 
 RNG = np.random.default_rng(0)
 N = 400
@@ -181,12 +190,17 @@ def test_miou_takes_class_maps_that_runtimes_give_as_floats():
         assert resolve("miou").score(outputs, true) == expected
     with pytest.raises(InputError, match=r"needs outputs \(samples, h, w, classes\) or integer class maps"):
         resolve("miou").score(maps + 0.5, true)
+    few = np.minimum(maps, 1)  # of three classes, the last of which the network never says
+    assert resolve("miou").score(few[..., None], true) == resolve("miou").score(few, true)
 
 
 def test_miou_refuses_masks_that_are_none():
     scores, masks = np.eye(2)[np.array([[[0, 1], [1, 0]]])], np.array([[[0, 255], [255, 0]]])
     with pytest.raises(InputError, match="targets are 0 and 255, which means no class; divide masks by 255"):
         resolve("miou").score(scores, masks)
+    for nothing in (scores[..., 0] * 0, np.zeros(masks.shape, int), np.zeros((*masks.shape, 1))):
+        with pytest.raises(InputError, match="targets are 0 and 255"):
+            resolve("miou").score(nothing, masks)
     with pytest.raises(InputError, match=r"targets \(1, 2, 2, 3\) do not fit outputs \(1, 2, 2, 2\)"):
         resolve("miou").score(scores, np.zeros((1, 2, 2, 3), int))
 
@@ -365,6 +379,14 @@ def test_default_metric_takes_integers_of_the_models_for_classes():
     maps = np.arange(128).reshape(2, 8, 8) % 4
     assert default_metric((1, 8, 8), maps, codes=True)[0] == "miou"
     assert default_metric((1, 8, 8), maps)[0] == "mae"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "classes"),
+    [("int64", (), True), ("uint8", (), True), ("int8", (0.1,), False), ("float32", (), False), ("string", (), False)],
+)
+def test_integers_without_a_scale_are_classes(dtype, scale, classes):
+    assert holds_classes(TensorSpec(name="y", dtype=dtype, shape=(1, 8, 8), scale=scale)) is classes
 
 
 def test_labels_fit_outputs_with_axes_of_one():

@@ -230,6 +230,17 @@ def test_a_reconstruction_beside_a_class_is_compared_without_a_metric(tmp_path):
     assert [(output, metric and metric.name) for output, metric, _ in judges] == [("recon", None), ("kind", "top1")]
 
 
+def test_an_output_is_judged_against_the_first_input_of_its_shape():
+    inputs = [TensorSpec(name=n, dtype="float32", shape=(1, 4)) for n in ("left", "right")]
+    output = TensorSpec(name="made", dtype="float32", shape=(1, 4))
+    artifact, dataset = (
+        SimpleNamespace(inputs=inputs, outputs=[output]),
+        SimpleNamespace(arrays={"left": 0, "right": 0}),
+    )
+    bound = SimpleNamespace(inputs={"left": Path("l.npy"), "right": Path("r.npy")})
+    assert cases._right(dataset, artifact, {}, ["left", "right"], bound) == {"made": Path("l.npy")}
+
+
 def test_an_autoencoder_is_judged_against_what_its_model_takes(cli, tmp_path):
     """Preprocessing inside the artifact or before it: the target is the same."""
     import keras

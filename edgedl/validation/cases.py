@@ -87,7 +87,7 @@ def read(request: Request) -> tuple[Case, list[str]]:
     else:
         reference, fed = _model_reference(source, dataset, names, whole)
     paired = _pair(reference, artifact.outputs, request)
-    right = _right(dataset, artifact, bound.targets, names)
+    right = _right(dataset, artifact, bound.targets, names, whole)
     judges, chosen = _judges(request, artifact, right, bound.targets)
     case = Case(
         request=request, artifact=artifact, info=info, dataset=replace(dataset, extras=ready.extras),
@@ -181,18 +181,17 @@ def _pair(reference: dict[str, Path], outputs: Sequence[TensorSpec], request: Re
     return dict(zip(wanted, reference.values(), strict=True))
 
 
-def _right(dataset: Dataset, artifact: Artifact, found: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
-    """Targets by output; an autoencoder's is its input, preprocessed whole, wherever that is done."""
-    right = dict(found)
-    left = [s for s in artifact.outputs if s.name not in right and "y" not in dataset.arrays]
-    if not any(spec.shape[1:] == own.shape[1:] for spec in left for own in artifact.inputs):
-        return right
-    inputs = data.bind(data.prepare(dataset, dataset.ops, names), artifact.inputs, ()).inputs
-    for spec in left:
-        for own in artifact.inputs:
-            if spec.shape[1:] == own.shape[1:]:
-                right[spec.name] = inputs[own.name]
-    return right
+def _right(
+    dataset: Dataset, artifact: Artifact, found: Mapping[str, Path], names: Sequence[str], whole: data.Bound | None
+) -> dict[str, Path]:
+    """Targets by output; an autoencoder's is its input, preprocessed whole (`whole` where the artifact eats that)."""
+    left = [s for s in artifact.outputs if s.name not in found and "y" not in dataset.arrays]
+    alike = {s.name: [own.name for own in artifact.inputs if own.shape[1:] == s.shape[1:]] for s in left}
+    own = {output: inputs[0] for output, inputs in alike.items() if inputs}
+    if not own:
+        return dict(found)
+    bound = whole or data.bind(data.prepare(dataset, dataset.ops, names), artifact.inputs, ())
+    return {**found, **{output: bound.inputs[name] for output, name in own.items()}}
 
 
 def _judges(
@@ -208,8 +207,7 @@ def _judges(
     for spec in artifact.outputs:
         array = np.load(given[spec.name], mmap_mode="r") if spec.name in given else None
         own = _input_shape(artifact) if spec.name in right else None
-        codes = np.dtype(spec.dtype).kind in "iu" and not spec.scale
-        name, why = metrics.default_metric(tuple(spec.shape), array, own, codes=codes)
+        name, why = metrics.default_metric(tuple(spec.shape), array, own, codes=metrics.holds_classes(spec))
         judges.append((spec.name, metrics.resolve(name) if name else None, why))
         notes.append(f"output {spec.name!r}: metric {name or 'none'} ({why})")
     return tuple(judges), notes

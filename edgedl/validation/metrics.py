@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgedl import plugins, user_code
 from edgedl.errors import EdgedlError, InputError, PluginError
-from edgedl.types import Metric
+from edgedl.types import Metric, TensorSpec
 from edgedl.validation import statistics
 from edgedl.validation.parity import slices
 from edgedl.validation.statistics import Floats, Interval, Score
@@ -143,6 +143,11 @@ def resolve(name: str) -> Metric:
     raise PluginError(message)
 
 
+def holds_classes(spec: TensorSpec) -> bool:
+    """Whether an output is of integers without a scale: classes themselves."""
+    return spec.dtype.startswith(("int", "uint")) and not spec.scale
+
+
 def default_metric(
     output_shape: tuple[int | None, ...],
     targets: Array | None,
@@ -153,7 +158,7 @@ def default_metric(
     """The metric's name and why it was chosen; None where only parity can be judged.
 
     Shapes have the batch on axis 0. Where `targets` is None and the choice is `mse`, the input is the target.
-    Outputs that are `codes`, integers without a scale, are classes themselves.
+    `codes` are outputs that `holds_classes`.
     """
     if targets is None:
         if input_shape is not None and tuple(output_shape[1:]) == tuple(input_shape[1:]):
