@@ -209,18 +209,17 @@ class _Plan:
 
 def _check(function: str, arguments: dict[str, Any]) -> None:
     """Raises what the step would raise when its turn comes, perhaps after hours of training."""
-    given: dict[str, Any] = dict.fromkeys(("targets", "overrides", "limits", "runtime_versions", "metrics"), ())
-    given |= {"platforms": ()} | arguments
-    for name in (*given["targets"], *([given["target"]] if given.get("target") else [])):
+    given = arguments.get
+    for name in filter(None, (*given("targets", ()), given("target"))):
         targets.load(name)
     if function == "compress":
-        recipes.load(given["recipe"], given["overrides"])
+        recipes.load(arguments["recipe"], given("overrides", ()))
     if function == "validate":
-        Gates(max_drop=given.get("max_drop"), limits=parse_limits(given["limits"]))
-        parse_pins(given["runtime_versions"])
-    for text in given["metrics"]:
+        Gates(max_drop=given("max_drop"), limits=parse_limits(given("limits", ())))
+        parse_pins(given("runtime_versions", ()))
+    for text in given("metrics", ()):
         metrics.resolve(text.rpartition("=")[2])
-    for name in given["platforms"]:
+    for name in given("platforms", ()):
         plugins.load("packagers", name)
 
 

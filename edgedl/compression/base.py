@@ -245,17 +245,22 @@ class _Guard:
     def __init__(self, model: keras.Model, epochs: int, on_step: OnStep | None) -> None:
         self.model, self.epochs, self.on_step = model, epochs, on_step
         self.weights, self.epoch = model.get_weights(), 0
+        self.subject: Any = None
 
     def __call__(self, trainee: Any, done: int, total: int) -> None:
         if self.on_step:
-            known = {id(v) for v in trainee.weights}
-            own = all(id(v) in known for v in self.model.weights)  # with features as outputs, in another order
-            self.on_step(self.model if own else trainee, done, total)
+            self.subject = self.subject or self._subject(trainee)
+            self.on_step(self.subject, done, total)
         steps = total // self.epochs
         if done % steps == 0:
             weights = [w.numpy() for w in self.model.weights]
             if all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f"):
                 self.weights, self.epoch = weights, done // steps
+
+    def _subject(self, trainee: Any) -> Any:
+        """The model itself where `trainee` trains its variables: with features as outputs they are in another order."""
+        known = {id(v) for v in trainee.weights}
+        return self.model if all(id(v) in known for v in self.model.weights) else trainee
 
     def state(self) -> int:
         """The epoch; its weights are those of the checkpoint."""

@@ -29,10 +29,9 @@ from edgedl.compression.base import (
 from edgedl.compression.groups import KERNELS, Groups, channel_groups, families
 from edgedl.compression.preservation import preserved
 from edgedl.compression.reconstruction import output_error, reconstruct
-from edgedl.compression.removal import Costs, removed
+from edgedl.compression.removal import Costs, macs_of, removed
 from edgedl.compression.selection import Selection
 from edgedl.errors import InputError, UnsupportedError
-from edgedl.models.macs import layer_macs
 from edgedl.models.tensors import carried_scheme
 from edgedl.toml import Within
 
@@ -284,8 +283,7 @@ class _Run:
 def _require_macs(groups: Groups, where: str) -> None:
     """Raises InputError for a layer whose multiply-accumulates hang on a free size."""
     for call in groups.graph.calls:
-        counted = layer_macs(call.layer, [v.shape for v in call.inputs], call.outputs[0].shape)
-        if counted is None and any(None in v.shape[1:] for v in (*call.inputs, call.outputs[0])):
+        if macs_of(call) is None and any(None in v.shape[1:] for v in (*call.inputs, call.outputs[0])):
             message = (
                 f"{where}: goal macs: those of {call.name!r} cannot be counted, its sizes are free; fix them in the "
                 "model's Input, or give parameters"

@@ -87,7 +87,7 @@ class Costs:
         one = np.full(1, -1)
         covered_macs = covered_parameters = 0.0
         for use in groups.uses.values():
-            macs = sum(_macs(call) for call in use.calls)
+            macs = sum(macs_of(call) or 0 for call in use.calls)
             kind = type(use.layer).__name__
             sizes = [int(np.prod(w.shape)) for w in use.layer.weights]
             pairs = _pairs(use, kind, one, sizes)
@@ -98,7 +98,7 @@ class Costs:
                 terms.append((ins, outs, macs * share / per, size / per))
             covered_macs += macs
             covered_parameters += sum(sizes)
-        total = sum(_macs(call) for call in groups.graph.calls)
+        total = sum(macs_of(call) or 0 for call in groups.graph.calls)
         return cls(
             groups=groups,
             macs_fixed=round(total - covered_macs),
@@ -127,8 +127,9 @@ class Costs:
         return saved[0, :-1], saved[1, :-1]
 
 
-def _macs(call: graph.Call) -> int:
-    return layer_macs(call.layer, [v.shape for v in call.inputs], call.outputs[0].shape) or 0
+def macs_of(call: graph.Call) -> int | None:
+    """Multiply-accumulates of one call, None where they are hidden; see `layer_macs`."""
+    return layer_macs(call.layer, [v.shape for v in call.inputs], call.outputs[0].shape)
 
 
 def _pairs(use: Use, kind: str, one: Array, sizes: list[int]) -> list[tuple[Array, Array, int]]:

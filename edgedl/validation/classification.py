@@ -22,7 +22,7 @@ _SLACK = 0.01  # a sigmoid dequantized from int8 may end a step beyond 1
 
 
 def class_labels(outputs: Array, targets: Array) -> Labels:
-    """Targets as class indices of shape outputs.shape[:-1]: from labels, labels with a last axis of 1, or one-hot rows.
+    """Targets as class indices of shape outputs.shape[:-1]: from labels, axes of 1 aside, or one-hot rows.
 
     Raises InputError naming the first sample whose label is no class of the output's last axis.
     """
@@ -34,8 +34,6 @@ def class_labels(outputs: Array, targets: Array) -> Labels:
             message = f"targets: sample {np.argwhere(odd)[0][0]} is no one-hot row: it must add up to 1"
             raise InputError(message)
         return np.asarray(targets.argmax(axis=-1))
-    if targets.shape == (*outputs.shape[:-1], 1):
-        targets = targets[..., 0]
     if _spread(targets.shape) == _spread(outputs.shape[:-1]):  # but for axes of 1
         targets = targets.reshape(outputs.shape[:-1])
     if targets.shape != outputs.shape[:-1]:
@@ -49,7 +47,7 @@ def class_labels(outputs: Array, targets: Array) -> Labels:
 
 
 def _spread(shape: tuple[int, ...]) -> list[int]:
-    return [shape[0], *(size for size in shape[1:] if size != 1)]
+    return [*shape[:1], *(size for size in shape[1:] if size != 1)]
 
 
 def check_labels(targets: Array, classes: int) -> None:

@@ -8,7 +8,7 @@ confidence 0.90 is two one-sided 95 % bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -261,12 +261,7 @@ def samples_needed(
         message = f"shares must be >= 0 and add up to at most 1, power in [0.5, 1): got {given} and power {power}"
         raise InputError(message)
     z = np.asarray(NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(power))
-
-    def decided(n: int) -> bool:
-        interval = _newcombe(_counts((1 - sum(given)) * n, *(share * n for share in given)), z)
-        return bool(interval.high <= tolerance or interval.low > tolerance)
-
-    return _smallest(decided, 10**9)
+    return _deciding((1 - sum(given), *given), z, tolerance)
 
 
 def samples_to_decide(
@@ -278,14 +273,7 @@ def samples_to_decide(
     proportion. Of others the width shrinks as 1 / sqrt(n), but as 1 / n where no sample differs.
     """
     if counts is not None:
-        cells, z = _counts(*counts), _two_sided_z(TWO_BOUNDS)
-
-        def decided(samples: int) -> bool:
-            a, b, c, d = (cell * (samples / n) for cell in cells)
-            scaled = _newcombe((a, b, c, d), z)
-            return bool(scaled.high <= tolerance or scaled.low > tolerance)
-
-        return _smallest(decided, 10**9)
+        return _deciding([cell / n for cell in counts], _two_sided_z(TWO_BOUNDS), tolerance)
     gap = tolerance - float(interval.estimate)
     half = float(interval.high - interval.estimate) if gap > 0 else float(interval.estimate - interval.low)
     if gap == 0 or not math.isfinite(half / gap):
@@ -330,6 +318,16 @@ def _newcombe(counts: Counts, z: Floats) -> Interval:
     below = np.sqrt(np.maximum(down1**2 - 2 * phi * down1 * up2 + up2**2, 0.0))
     above = np.sqrt(np.maximum(up1**2 - 2 * phi * up1 * down2 + down2**2, 0.0))
     return Interval(difference, difference - below, difference + above)
+
+
+def _deciding(shares: Sequence[float], z: Floats, tolerance: float) -> int | None:
+    """The least samples whose table of these shares (a, b, c, d) has its limits on one side of the tolerance."""
+
+    def decided(n: int) -> bool:
+        interval = _newcombe(_counts(*(share * n for share in shares)), z)
+        return bool(interval.high <= tolerance or interval.low > tolerance)
+
+    return _smallest(decided, 10**9)
 
 
 def _smallest(decided: Callable[[int], bool], most: int) -> int | None:
