@@ -256,20 +256,35 @@ def test_a_layer_that_would_lose_all_channels_is_named():
         run(small(), sparsity=0.5, match="two", minimum=7)
 
 
-def test_layers_too_small_for_a_multiple_stay():
+@pytest.mark.parametrize(
+    ("narrow", "why"),
+    [(6, "is out of reach for channels that go 8 at a time"), (8, "would leave layer 'narrow' fewer than 1 channels")],
+)
+def test_layers_too_small_for_a_multiple_stay(narrow, why):
     image = keras.Input((8, 8, 1), name="image")
-    x = K.Conv2D(16, 3, activation="relu", name="wide")(K.Conv2D(6, 3, activation="relu", name="narrow")(image))
+    x = K.Conv2D(16, 3, activation="relu", name="wide")(K.Conv2D(narrow, 3, activation="relu", name="narrow")(image))
     model = keras.Model(image, K.Dense(3, name="kind")(K.GlobalAveragePooling2D()(x)))
     new, _ = run(model, sparsity=0.5, multiple=8, scope="layer")
-    assert [new.get_layer(n).filters for n in ("narrow", "wide")] == [6, 8]
+    assert [new.get_layer(n).filters for n in ("narrow", "wide")] == [narrow, 8]
     with pytest.raises(InputError, match=r"sparsity 0.5 removes nothing: channels go 20 at a time, and no layer has"):
         run(model, sparsity=0.5, multiple=20)
+    with pytest.raises(InputError, match=r"sparsity 0.99 would leave layer 'narrow' fewer than 1 channels"):
+        run(model, sparsity=0.99, multiple=2, match="narrow")
     with pytest.raises(InputError, match=r"sparsity 0.01 removes nothing: it is less than one channel of a layer"):
         run(model, sparsity=0.01)
-    with pytest.raises(
-        InputError, match=r"the goal is out of reach for channels that go 8 at a time; the least .*macs"
-    ):
+    with pytest.raises(InputError, match=f"the goal {why}; the least .*macs"):
         run(model, goal={"macs": 0.1}, multiple=8, match="narrow")
+
+
+def test_taylor_goes_by_the_real_outputs():
+    model = small()
+    classes = keras.ops.argmax(model.outputs[0], axis=-1)
+    data = TrainingData(inputs=striped().inputs, targets={})
+    new, _ = run(keras.Model(model.inputs[0], [model.outputs[0], classes]), data, sparsity=0.5, importance="taylor")
+    alone, _ = run(model, data, sparsity=0.5, importance="taylor")
+    np.testing.assert_array_equal(new.get_layer("two").get_weights()[0], alone.get_layer("two").get_weights()[0])
+    with pytest.raises(UnsupportedError, match=r"importance taylor needs labels, or an output .*: use l1"):
+        run(keras.Model(model.inputs[0], classes), data, sparsity=0.5, importance="taylor")
 
 
 def test_the_op_reshape_keeps_its_channels_where_the_layer_loses_them():
@@ -288,7 +303,7 @@ def test_bad_steps_are_refused_by_name():
         run(small(), sparsity=0.5, match="thre*")
     with pytest.raises(UnsupportedError, match="bn_gamma: layer 'two' has no batch normalization"):
         run(small(), sparsity=0.5, importance="bn_gamma")
-    with pytest.raises(InputError, match="importance taylor needs data; give --data"):
+    with pytest.raises(InputError, match=r"importance taylor needs data; give --data"):
         run(small(), sparsity=0.5, importance="taylor")
     with pytest.raises(InputError, match="training needs data"):
         run(small(), sparsity=0.5, training={"epochs": 1})

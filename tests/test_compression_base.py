@@ -7,10 +7,10 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 
-from edgedl import compression, recipes
+from edgedl import compression, graph, recipes
 from edgedl.compression.augmentation import Augmented, flipped, jittered, mixed, shifted, zoomed
-from edgedl.compression.base import Context, fine_tune, matching_layers, re_estimate_batch_norm
-from edgedl.compression.distillation import softened_binary_divergence, softened_divergence
+from edgedl.compression.base import Context, _Guard, fine_tune, matching_layers, re_estimate_batch_norm
+from edgedl.compression.distillation import Teaching, softened_binary_divergence, softened_divergence
 from edgedl.errors import InputError
 from edgedl.fitting.samples import TrainingData
 from edgedl.recipes import Distill, Step, Training
@@ -129,6 +129,81 @@ def test_fine_tune_follows_features():
     lost = Training(distill=Distill(features=("conf",)))
     with pytest.raises(InputError, match="distill features 'conf' hits no layer that both models have"):
         fine_tune(student, data, lost, context(teacher=teacher))
+
+
+def feature_loss(student, teacher, feature, data):
+    """Of the first step, where nothing else counts."""
+    options = Distill(alpha=1.0, features=(feature,), feature_weight=1e6)
+    taught = Teaching(student, teacher, options, data, "here")
+    inputs = {"image": keras.ops.convert_to_tensor(data.inputs["image"])}
+    outputs = taught.trainee(inputs["image"])
+    return float(keras.ops.mean(taught.objective(inputs, outputs, {}))) / 1e6
+
+
+def test_features_of_a_folded_layer_are_what_the_teachers_batch_normalization_gives():
+    model, data = network(), samples()
+    model.get_layer("norm").set_weights([w + 0.5 * np.arange(4) for w in model.get_layer("norm").get_weights()])
+    folded = compression.run(model, recipes.from_table({"step": [{"kind": "fold"}]}))
+    assert feature_loss(folded, model, "conv", data) < 1e-8
+    assert feature_loss(model, model, "conv", data) == 0
+    teacher = network(1)
+    assert feature_loss(model, teacher, "conv", data) > 0.01
+
+
+def test_features_may_be_a_nested_models_and_a_lambdas():
+    image = keras.Input((6, 6, 1), name="image")
+    x = keras.Sequential([keras.Input((6, 6, 1)), K.Conv2D(4, 3, name="conv")], name="part")(image)
+    x = K.Lambda(lambda t: 2 * t, name="twice", output_shape=(4, 4, 4))(x)
+    model = keras.Model(image, K.Dense(3, name="kind")(K.GlobalAveragePooling2D()(x)))
+    data, flat, moved = samples(), graph.flattened(model), graph.flattened(model)
+    moved.set_weights([w + 0.1 for w in model.get_weights()])
+    for feature in ("part", "twice"):
+        assert feature_loss(model, model, feature, data) == 0
+    for feature in ("conv", "twice"):  # what most steps make is flat
+        assert feature_loss(flat, model, feature, data) == 0
+        assert feature_loss(moved, model, feature, data) > 1e-3
+    with pytest.raises(InputError, match=r"features 'part' hits no layer that both .*; .*, kind, twice"):
+        feature_loss(flat, model, "part", data)
+
+
+def test_a_mirrored_copy_with_features_is_watched_in_the_models_order():
+    image = keras.Input((6, 6, 1), name="image")
+    parts = [keras.Sequential([keras.Input((6, 6, 1)), K.Conv2D(2, 3, name="conv")], name=n) for n in ("a", "b")]
+    x = K.Add()([K.GlobalAveragePooling2D(name=f"f{part.name}")(part(image)) for part in parts])
+    model = keras.Model(image, K.Dense(3, name="zz")(x))
+    model.set_weights([w + np.random.default_rng(0).normal(size=w.shape) for w in model.get_weights()])
+    seen = []
+    guard = _Guard(model, 1, lambda subject, *_: seen.append(subject))
+    trainee = Teaching(model, model, Distill(features=("fb",)), samples(), "here").trainee
+    copy = keras.models.clone_model(trainee)
+    copy.set_weights(trainee.get_weights())
+    for one in (trainee, copy):
+        guard.subject = None
+        guard(one, 1, 2)
+        for ours, theirs in zip(seen[-1].get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert seen[0] is model
+    assert {id(w) for w in seen[1].weights} == {id(w) for w in copy.weights}
+
+
+def test_layers_whose_activation_was_set_apart_are_no_features():
+    def net(activation, further=()):
+        layers = [K.Conv2D(4, 3, activation=activation, name="conv"), *further, K.GlobalAveragePooling2D(name="gap")]
+        return keras.Sequential([keras.Input((6, 6, 1), name="image"), *layers, K.Dense(3, name="kind")])
+
+    with pytest.raises(
+        InputError, match=r"features 'conv' hits no layer that .*same shape and activation; .* gap, kind"
+    ):
+        feature_loss(net(None, [K.Activation("tanh")]), net("tanh"), "conv", samples())
+
+
+def test_answers_such_as_argmax_are_not_imitated():
+    model, data = network(), samples()
+    both = keras.Model(model.inputs[0], [model.outputs[0], keras.ops.argmax(model.outputs[0], axis=-1)])
+    taught = keras.models.clone_model(both)
+    before = taught.get_weights()
+    fine_tune(taught, data, Training(distill=Distill(alpha=1.0)), context(teacher=both))
+    assert not all(np.array_equal(a, b) for a, b in zip(before, taught.get_weights(), strict=True))
 
 
 @pytest.mark.parametrize("small", [0.1, 1.0])

@@ -317,6 +317,33 @@ def test_quantize_keep_float_leaves_layers_float_in_the_file(keras, tmp_path):
     assert kinds == ["int8", "float32", "int8", "float32"]
 
 
+def from_file(made, data, folder):
+    """What its .tflite file answers, by the interpreter with XNNPACK."""
+    exporter = pytest.importorskip("edgedl_tflite.exporter")
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    from edgedl.models.saving import save
+
+    save(made, folder / "m.keras")
+    exporter.TFLiteExporter().export(folder / "m.keras", folder / "m.tflite", scheme="static_wi8_ai8")
+    runtime = interpreter.Interpreter(str(folder / "m.tflite"))
+    (values,), (given,) = data.inputs.values(), runtime.get_input_details()
+    runtime.resize_tensor_input(given["index"], values.shape)
+    runtime.allocate_tensors()
+    runtime.set_tensor(given["index"], coded(values, given))
+    runtime.invoke()
+    return [decoded(runtime.get_tensor(o["index"]), o) for o in runtime.get_output_details()]
+
+
+def coded(values, detail):
+    scale, zero = detail["quantization"]
+    return np.clip(np.rint(values / scale) + zero, -128, 127).astype(np.int8) if scale else values
+
+
+def decoded(values, detail):
+    scale, zero = detail["quantization"]
+    return (values.astype(np.float32) - zero) * scale if scale else values
+
+
 def test_quantize_hands_masks_on_from_layers_that_stay_float(keras):
     layers = keras.layers
     ids = keras.Input((8,), dtype="int32", name="ids")
@@ -351,6 +378,41 @@ def test_quantize_may_keep_a_layer_float_that_moves_numbers(keras):
     np.testing.assert_allclose(made(x), classifier(keras)(x), atol=0.1)
 
 
+@pytest.mark.parametrize("also_given", [False, True])
+def test_quantize_keeps_a_layer_of_several_outputs_float(keras, tmp_path, also_given):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 4), name="image")
+    x = keras.layers.Conv2D(6, 3, activation="relu", name="conv")(image)
+    parts = keras.ops.split(x, 3, axis=-1)
+    parts[0]._keras_history.operation.name = "parts"
+    last = keras.layers.Conv2D(3, 3, name="last")(keras.layers.Concatenate()([parts[0], parts[2]]))
+    model = keras.Model(image, [last, parts[1], parts[2]] if also_given else last)
+    data = TrainingData(inputs={"image": np.random.default_rng(0).random((32, 8, 8, 4)).astype("f")}, targets={})
+    made = apply(model, data, keep_float=("parts",))
+    assert [s.name for s in models.specs(made)[1]] == [s.name for s in models.specs(model)[1]]
+    expected = [np.asarray(y) for y in keras.tree.flatten(model(data.inputs["image"]))]
+    for found in (
+        [np.asarray(y) for y in keras.tree.flatten(made(data.inputs["image"]))],
+        from_file(made, data, tmp_path),
+    ):
+        assert sorted(y.shape for y in found) == sorted(y.shape for y in expected)
+        for y in expected:
+            assert min(np.abs(y - f).max() for f in found if f.shape == y.shape) < 0.05
+
+
+def test_quantize_tells_of_tensors_that_are_zero_on_the_samples(keras, tmp_path):
+    image = keras.Input((8, 8, 1), name="image")
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    model = keras.Model(image, keras.layers.Conv2D(2, 3, name="last")(x))
+    kernel, bias = model.get_layer("conv").get_weights()
+    model.get_layer("conv").set_weights([kernel, bias - 100])
+    said = []
+    made = apply(model, samples(), said=said)
+    assert said == [f"{WHERE}: nothing but 0 on the samples, so their ranges are a guess: conv, last"]
+    (found,) = from_file(made, samples(4), tmp_path)
+    np.testing.assert_array_equal(found, 0)
+
+
 def test_quantize_names_a_pattern_that_hits_nothing(keras):
     words = "keep_float 'cnov' hits no layer (did you mean 'conv'?); there are act, conv, flat, kind"
     with pytest.raises(InputError, match=re.escape(words)):
@@ -364,6 +426,15 @@ def test_quantize_needs_data_and_takes_no_quantized_model(keras):
     made = apply(model, samples())
     with pytest.raises(InputError, match="is quantized already, for static_wi8_ai8"):
         apply(made, samples())
+
+
+def test_quantize_does_not_compare_features_that_equalize_scales(keras):
+    from edgedl.recipes import Distill
+
+    model, training = classifier(keras), Training(distill=Distill(features=("conv",)))
+    apply(model, samples(), training, teacher=model)
+    with pytest.raises(InputError, match=r"equalize scales what layers give, and distill features .*; leave one out"):
+        apply(model, samples(), training, teacher=model, equalize=True)
 
 
 def test_quantize_names_layers_without_integer_form(keras):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgedl import plugins
 from edgedl.compression.base import Compressor, Context, Data
 from edgedl.errors import EdgedlError, UnsupportedError
+from edgedl.models.files import first_line
 from edgedl.recipes import Recipe, Step
 from edgedl.types import Target
 
@@ -57,7 +58,7 @@ def run(
             message = f"{step.where}: {e}"
             raise type(e)(message) from e
         except _untaken() as e:
-            message = f"{step.where}: model {model.name!r} cannot be taken ({type(e).__name__}: {str(e)[:300]})"
+            message = f"{step.where}: model {model.name!r} cannot be taken ({type(e).__name__}: {first_line(e)})"
             raise UnsupportedError(message) from e
         if after:
             after(step, model, number)

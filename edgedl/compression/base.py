@@ -22,7 +22,7 @@ from edgedl.fitting.losses import packed
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.models import specs
 from edgedl.models.saving import save
-from edgedl.models.tensors import operations
+from edgedl.models.tensors import operations, with_outputs
 from edgedl.recipes import Step, Training, check_data
 from edgedl.toml import did_you_mean
 from edgedl.training import tasks
@@ -258,9 +258,13 @@ class _Guard:
                 self.weights, self.epoch = weights, done // steps
 
     def _subject(self, trainee: Any) -> Any:
-        """The model itself where `trainee` trains its variables: with features as outputs they are in another order."""
+        """What has the trained variables in the model's order: with features as outputs they are in another."""
         known = {id(v) for v in trainee.weights}
-        return self.model if all(id(v) in known for v in self.model.weights) else trainee
+        if all(id(v) in known for v in self.model.weights):
+            return self.model
+        if len(trainee.outputs) == len(self.model.outputs):
+            return trainee
+        return with_outputs(trainee, [trainee.output[spec.name] for spec in specs(self.model)[1]])
 
     def state(self) -> int:
         """The epoch; its weights are those of the checkpoint."""

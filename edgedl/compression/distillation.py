@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgedl import graph
+from edgedl.compression.placement import activation_name
 from edgedl.errors import InputError
 from edgedl.fitting.losses import choose, ends_in, packed
 from edgedl.fitting.samples import TrainingData
 from edgedl.models import specs
-from edgedl.models.tensors import with_outputs
+from edgedl.models.tensors import graph_nodes, graph_operations, is_graph, with_outputs
 from edgedl.recipes import Distill
 
 if TYPE_CHECKING:
@@ -63,12 +66,10 @@ class Teaching:
             raise InputError(message)
         inputs, targets = data.take(np.arange(min(data.count, 256)))
         self.criteria = choose(student, inputs, targets, None, partial=True)
-        features = self._features(student, teacher)
         self.student, self.trainee, self.teacher = student, student, teacher
-        if features:
-            self.trainee = _with_features(student, [pair[0] for pair in features])
-            self.teacher = _with_features(teacher, [pair[1] for pair in features])
-        self.features = [FEATURE + layer.name for layer, _ in features]
+        if options.features:
+            self.trainee, self.teacher = self._with_features(student, teacher)
+        self.features = [s.name for s in specs(self.trainee)[1] if s.name not in names[0]]
         self.kinds = self._kinds(inputs, targets, names[0])
 
     def objective(self, inputs: Any, outputs: Any, targets: Any) -> Any:
@@ -100,6 +101,8 @@ class Teaching:
         logits = {c.output for c in self.criteria if c.metric_kind == "top1" and c.output in targets}
         kinds = {}
         for name in names:
+            if "float" not in str(tensors[name].dtype):
+                continue  # an answer such as argmax, which nothing can follow
             values = answers[name].numpy()
             several = values.ndim > 1 and values.shape[-1] > 1
             sums = several and values.min() >= 0 and np.abs(values.sum(-1) - 1).max() < 1e-2
@@ -121,29 +124,67 @@ class Teaching:
         ours, theirs = (_log(x) if kind == "probabilities" else x for x in (student, teacher))
         return _mean(softened_divergence(theirs, ours, temperature))
 
-    def _features(self, student: keras.Model, teacher: keras.Model) -> list[tuple[Any, Any]]:
-        """Pairs of layers of one name and output shape. Raises InputError for a pattern without any."""
-        theirs = {layer.name: layer for layer in teacher.layers}
-        pairs = []
+    def _with_features(self, student: keras.Model, teacher: keras.Model) -> tuple[keras.Model, keras.Model]:
+        """Both with the tensors that a pattern names as further outputs. Raises InputError for a pattern without any.
+
+        Most steps make a flat model, whose layers are then those of the flat teacher.
+        """
+        graph.require_graph(student)
+        if not any(is_graph(op) for op in graph_operations(student)):
+            teacher = graph.flattened(teacher)
+        pairs = _pairs(student, teacher)
+        chosen: list[str] = []
         for pattern in self.options.features:
-            found = [
-                (layer, theirs[layer.name])
-                for layer in student.layers
-                if fnmatchcase(layer.name, pattern) and layer.name in theirs and _alike(layer, theirs[layer.name])
-            ]
+            found = [name for name in pairs if fnmatchcase(name, pattern)]
             if not found:
-                message = f"{self.where}: distill features {pattern!r} hits no layer that both models have in one shape"
+                message = (
+                    f"{self.where}: distill features {pattern!r} hits no layer that both models have, with one output "
+                    f"of the same shape and activation; there are {', '.join(sorted(pairs)) or 'none'}"
+                )
                 raise InputError(message)
-            pairs += [pair for pair in found if pair not in pairs]
-        return pairs
+            chosen += [name for name in found if name not in chosen]
+        ours, theirs = ({FEATURE + name: pairs[name][i] for name in chosen} for i in (0, 1))
+        return _with_outputs(student, ours), _with_outputs(teacher, theirs)
 
 
-def _alike(ours: Any, theirs: Any) -> bool:
-    """Whether both are called once and give tensors of one shape."""
-    shapes = [
-        [tuple(t.shape) for node in layer._inbound_nodes for t in node.output_tensors] for layer in (ours, theirs)
-    ]
-    return shapes[0] == shapes[1] and len(shapes[0]) == 1
+def _pairs(student: keras.Model, teacher: keras.Model) -> dict[str, tuple[Any, Any]]:
+    """Tensors that should be alike by the name of the layer that gives them, which both models call once."""
+    ours, theirs = _single_calls(student), _single_calls(teacher)
+    takers: dict[int, list[Any]] = {}
+    for node in graph_nodes(teacher):
+        for tensor in node.input_tensors:
+            takers.setdefault(id(tensor), []).append(node)
+    gone = set(theirs) - set(ours)
+    pairs = {}
+    for name in ours:
+        if name not in theirs or _activation(ours[name]) != _activation(theirs[name]):
+            continue
+        tensor = _after_folded(theirs[name].outputs[0], takers, gone)
+        if tuple(ours[name].outputs[0].shape) == tuple(tensor.shape):
+            pairs[name] = (ours[name].outputs[0], tensor)
+    return pairs
+
+
+def _single_calls(model: keras.Model) -> dict[str, Any]:
+    """The calls with one output of the layers that are called once, by the layers' names."""
+    nodes = list(graph_nodes(model))
+    times = Counter(node.operation.name for node in nodes)
+    return {n.operation.name: n for n in nodes if times[n.operation.name] == 1 and len(n.outputs) == 1}
+
+
+def _activation(node: Any) -> str:
+    """Quantization may have set it apart."""
+    return activation_name(getattr(node.operation, "activation", None))
+
+
+def _after_folded(tensor: Any, takers: Mapping[int, list[Any]], gone: set[str]) -> Any:
+    """What a layer gives once the batch normalizations that the other model has no more are folded into it."""
+    while len(after := takers.get(id(tensor), [])) == 1:
+        layer = after[0].operation
+        if type(layer).__name__ != "BatchNormalization" or layer.name not in gone:
+            break
+        tensor = after[0].outputs[0]
+    return tensor
 
 
 def _square(x: Any) -> Any:
@@ -157,8 +198,7 @@ def _mean(values: Any) -> Any:
     return tf.reduce_mean(tf.reshape(values, (tf.shape(values)[0], -1)), axis=-1)
 
 
-def _with_features(model: keras.Model, layers: list[Any]) -> keras.Model:
-    """The model with the outputs of these layers added, weights shared."""
+def _with_outputs(model: keras.Model, further: dict[str, Any]) -> keras.Model:
+    """The model with these of its tensors as outputs too, weights shared."""
     outputs = {spec.name: tensor for spec, tensor in zip(specs(model)[1], model.outputs, strict=True)}
-    outputs |= {FEATURE + layer.name: layer.output for layer in layers}
-    return with_outputs(model, outputs)
+    return with_outputs(model, outputs | further)

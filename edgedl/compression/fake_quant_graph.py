@@ -63,7 +63,7 @@ def prepared(model: keras.Model, keep: Callable[[str], bool], *, static: bool) -
 
 
 def _gives_output(walked: Graph, name: str) -> bool:
-    return any(call.outputs[0] in walked.outputs for call in walked.calls_of(name))
+    return any(value in walked.outputs for call in walked.calls_of(name) for value in call.outputs)
 
 
 Made = tuple[Callable[..., Any], list[tuple[Any, list[Array]]]]  # what to call, and weights to set afterwards
@@ -177,12 +177,13 @@ class _Builder:
     def _output_names(self) -> Any:
         """Names for the ranges that end the model: those of the layers that gave its outputs."""
         found = [
-            (group, call.name)
+            (self.plan.group.get(value), call.name)
             for call in self.walked.calls
-            if call.outputs[0] in self.walked.outputs and (group := self.plan.group.get(call.outputs[0])) is not None
+            for value in call.outputs
+            if value in self.walked.outputs
         ]
         groups, names = ([pair[i] for pair in found] for i in (0, 1))
-        yield from ((g, n) for g, n in found if groups.count(g) == names.count(n) == 1)
+        yield from ((g, n) for g, n in found if g is not None and groups.count(g) == names.count(n) == 1)
 
     def function(self, name: str) -> Callable[..., Any]:
         """For `graph.rebuild`: called once for every call of the layer, in order."""
@@ -198,14 +199,16 @@ class _Builder:
             args, kwargs = keras.tree.map_structure(
                 lambda t: self._taken(t, next(given), call) if isinstance(t, keras.KerasTensor) else t, structure
             )
-            return self._given(layer(*args, **kwargs), call)
+            result = layer(*args, **kwargs)
+            made = [self._given(t, v, call) for t, v in zip(keras.tree.flatten(result), call.outputs, strict=True)]
+            return keras.tree.pack_sequence_as(result, made)
 
         return call_next
 
     def _copy(self, name: str) -> Any:
         layer = self.walked.layers[name]
         calls = self.walked.calls_of(name)
-        renamed = any(c.outputs[0] in self.walked.outputs and c.outputs[0] in self.plan.group for c in calls)
+        renamed = any(v in self.walked.outputs and v in self.plan.group for c in calls for v in c.outputs)
         own = self._unique(f"{name}_float") if renamed else name
         floats = any(call in self.plan.floats for call in calls)
         if type(layer).__name__ in KERNELS and not floats:
@@ -245,11 +248,11 @@ class _Builder:
     def _only_floats(self, value: Value) -> bool:
         return all(call in self.plan.floats for call in self.walked.consumers(value))
 
-    def _given(self, result: Any, call: Call) -> Any:
+    def _given(self, result: Any, value: Value, call: Call) -> Any:
         """A result with its range; moving numbers about leaves them on the grid, except where the model ends."""
-        group = self.plan.group.get(call.outputs[0])
+        group = self.plan.group.get(value)
         moves = call.kind in RESHAPES and call not in self.plan.floats
-        if group is None or (moves and call.outputs[0] not in self.walked.outputs):
+        if group is None or (moves and value not in self.walked.outputs):
             return result
         if call in self.plan.floats:
             from edgedl.compression.fake_quant import Barrier

@@ -155,6 +155,10 @@ def _taylor(model: keras.Model, groups: Groups, data: Any, seed: int) -> Array:
     inputs, targets = data.take(np.arange(min(data.count, 256)))
     criteria = choose(model, inputs, targets, None, partial=True)
     takes, names = specs(model)[0], [s.name for s in specs(model)[1]]
+    real = [s.name for s in specs(model)[1] if "float" in s.dtype]
+    if not criteria and not real:
+        message = f"importance taylor needs labels, or an output that is real; {', '.join(names)} is none: use l1"
+        raise UnsupportedError(message)
     rng = np.random.default_rng([seed, 4])
 
     @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
@@ -168,7 +172,7 @@ def _taylor(model: keras.Model, groups: Groups, data: Any, seed: int) -> Array:
             if criteria:
                 loss = sum(tf.reduce_mean(c.loss(outputs, labels)) for c in criteria)
             else:
-                loss = tf.add_n([tf.reduce_sum(outputs[n] * signs[n]) for n in names]) / tf.cast(
+                loss = tf.add_n([tf.reduce_sum(tf.cast(outputs[n], tf.float32) * signs[n]) for n in real]) / tf.cast(
                     tf.shape(flat[0])[0], tf.float32
                 )
         return tape.gradient(loss, [v.value for v in variables], unconnected_gradients="zero")
@@ -177,7 +181,7 @@ def _taylor(model: keras.Model, groups: Groups, data: Any, seed: int) -> Array:
     for positions in batches(rng.permutation(data.count)[:SAMPLES], BATCH):
         arrays, labels = data.take(np.sort(positions))
         shapes = {n: (len(positions), *t.shape[1:]) for n, t in zip(names, model.outputs, strict=True)}
-        signs = {n: tf.constant(_signs(rng, s)) for n, s in shapes.items()} if not criteria else {}
+        signs = {n: tf.constant(_signs(rng, shapes[n])) for n in real} if not criteria else {}
         answers = gradients(_tensors(arrays), _tensors(labels), signs)
         row = np.zeros(groups.count)
         for gate, gradient in zip(found, answers, strict=True):

@@ -132,7 +132,12 @@ class _Planner:
 
     def _place(self, call: Call) -> None:
         kind, output = self.kinds[call], call.outputs[0]
-        if not is_real(output) or (kind is Kind.FLOAT and not self._is_wanted(output)):
+        if kind is Kind.FLOAT:
+            for value in call.outputs:
+                if self._is_wanted(value):
+                    self._enter(value)
+            return
+        if not is_real(output):
             return
         self._enter(output)
         if kind is Kind.FIXED:

@@ -56,7 +56,9 @@ def quantize(model: keras.Model, data: TrainingData, options: Options, context: 
     with as_float:
         graph.prove(model, made, PROOF, what="the model with places for ranges")
     samples = _Samples(made, data, options.samples, context.seed)
-    calibrate(made, samples, options)
+    silent = calibrate(made, samples, options)
+    if names := _givers(walked, placed, {group for group, range_ in found.items() if range_.name in silent}):
+        context.say(f"{where}: nothing but 0 on the samples, so their ranges are a guess: {', '.join(names)}")
     if options.rounding == "adaround":
         with sampled_first(made):
             _adaround(made, samples, context)
@@ -125,8 +127,15 @@ def watching(watch: Any) -> Iterator[None]:
         as_float.watch = None
 
 
-def calibrate(model: keras.Model, samples: _Samples, options: Options) -> None:
-    """Set every range from what the float model gives there."""
+def _givers(walked: Graph, placed: Plan, groups: set[int]) -> list[str]:
+    """The names of the inputs and layers whose tensors have these ranges."""
+    named = [(value.tensor.name, value) for value in walked.inputs]
+    named += [(call.name, value) for call in walked.calls for value in call.outputs]
+    return list(dict.fromkeys(name for name, value in named if placed.group.get(value) in groups))
+
+
+def calibrate(model: keras.Model, samples: _Samples, options: Options) -> set[str]:
+    """Set every range from what the float model gives there. Returns the names of those that saw nothing but zeros."""
     found: dict[str, _Seen] = {}
     generator = np.random.default_rng([samples.seed, 6])
     share = VALUES * BATCH // max(BATCH, len(samples.arrays[0]))
@@ -142,6 +151,7 @@ def calibrate(model: keras.Model, samples: _Samples, options: Options) -> None:
     for name, seen in found.items():
         layer = model.get_layer(name)
         layer.set_range(*seen.range(options.ranges, layer.bits, symmetric=layer.symmetric))
+    return {name for name, seen in found.items() if not any(seen.lows) and not any(seen.highs)}
 
 
 class _Seen:

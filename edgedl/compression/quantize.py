@@ -58,5 +58,11 @@ class Quantize:
         if context.step.match or context.step.skip:
             message = f"{where}: match and skip do not go with quantize; name the layers that stay float in keep_float"
             raise InputError(message)
+        distill = context.step.training and context.step.training.distill
+        if options.equalize and distill and distill.features:
+            message = (
+                f"{where}: equalize scales what layers give, and distill features would pull it back; leave one out"
+            )
+            raise InputError(message)
         samples = require_data(data, where, "quantize")
         return quantization.quantize(model, samples, options, context)

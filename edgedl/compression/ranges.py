@@ -22,7 +22,8 @@ MOMENTUM = 0.9
 OCTAV_ROUNDS = 50
 SETTLED = 1e-6  # relative change of a range at which OCTAV stops
 NARROW = 8  # bits up to which clipping pays: a wider grid has steps to spare
-SMALLEST = 1e-6  # width of a range of zeros: TFLite takes no scale of 0
+SMALLEST = 1e-6  # width of a range
+OF_ZEROS = 1.0  # of one of zeros: they are exact in any, and kernels refuse a scale that is far from the others
 
 
 def min_max(values: Array) -> Range:
@@ -108,7 +109,7 @@ def nudged(low: float, high: float, bits: int, *, symmetric: bool) -> tuple[floa
     """
     low, high = min(0.0, low), max(0.0, high)
     if high - low < SMALLEST:
-        high = SMALLEST
+        high = low + (SMALLEST if high > low else OF_ZEROS)
     if symmetric:
         top = 2 ** (bits - 1) - 1
         limit = max(-low, high)

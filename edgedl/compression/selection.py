@@ -80,7 +80,9 @@ class Selection:
 
         Those that are too few to go `multiple` at a time stay.
         """
-        wanted = min(round(size * share) - (size - len(ids)), left.complete(ids))
+        wanted = round(size * share) - (size - len(ids))
+        if wanted <= left.able(ids, 1):
+            wanted = min(wanted, left.able(ids, left.multiple))
         dropped = 0
         for group in ids[np.argsort(self.values[ids], kind="stable")]:
             if dropped >= wanted:
@@ -137,10 +139,14 @@ class _Left:
             for group, times in zip(*np.unique(use.outputs, return_counts=True), strict=True):
                 self.homes.setdefault(int(group), []).append((name, int(times)))
 
-    def complete(self, ids: Array) -> int:
-        """How many of the groups can go `multiple` at a time."""
+    def able(self, ids: Array, multiple: int) -> int:
+        """How many of the groups could go, `multiple` at a time, were those of no other layer to go."""
         alike = Counter(tuple(self.homes.get(int(group), ())) for group in ids)
-        return sum(count // self.multiple * self.multiple for count in alike.values())
+        return sum(min(count, self._spare(homes)) // multiple * multiple for homes, count in alike.items())
+
+    def _spare(self, homes: tuple[tuple[str, int], ...]) -> int:
+        """How many groups that lie in these layers, each so many times, their layers can lose."""
+        return min(((self.counts[n] - self.least[n]) // times for n, times in homes), default=self.keep.size)
 
     def obstacle(self, minimum: int) -> str:
         """What no more can be dropped for."""
