@@ -118,15 +118,22 @@ def zoomed(batch: Array, generator: np.random.Generator) -> Array:
     count, height, width, _ = batch.shape
     part = np.where(generator.random(count) < 0.5, 1, generator.uniform(SMALLEST_PART, 1, count))
     found = batch.astype(np.float32)
-    for axis, size in ((1, height), (2, width)):
-        start = generator.random(count) * (1 - part) * (size - 1)
-        at = start[:, None] + part[:, None] * np.arange(size)  # (count, size), where each row or column comes from
-        low = np.minimum(at.astype(np.int64), size - 1)
-        shape = (count, size, 1, 1) if axis == 1 else (count, 1, size, 1)
-        share = (at - low).astype(np.float32).reshape(shape)
-        near, far = (np.take_along_axis(found, i.reshape(shape), axis) for i in (low, np.minimum(low + 1, size - 1)))
-        found = near + share * (far - near)
+    image, row = np.arange(count)[:, None], np.arange(height)[:, None]
+    low, high, share = _places(part, height, generator)
+    near, far = found[image, low], found[image, high]
+    found = near + share[:, :, None, None] * (far - near)
+    low, high, share = _places(part, width, generator)
+    near, far = (found[image[:, None], row, at[:, None]] for at in (low, high))
+    found = near + share[:, None, :, None] * (far - near)
     return np.asarray(found if batch.dtype.kind == "f" else np.rint(found), batch.dtype)
+
+
+def _places(part: Array, size: int, generator: np.random.Generator) -> tuple[Array, Array, Array]:
+    """Where each row or column of the enlarged parts comes from: # (count, size) before, after, share of after."""
+    start = generator.random(len(part)) * (1 - part) * (size - 1)
+    at = start[:, None] + part[:, None] * np.arange(size)
+    low = np.minimum(at.astype(np.int64), size - 1)
+    return low, np.minimum(low + 1, size - 1), (at - low).astype(np.float32)
 
 
 def jittered(batch: Array, generator: np.random.Generator) -> Array:
