@@ -2,6 +2,7 @@
 
 import copy
 import json
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -243,8 +244,8 @@ def test_diff_fails_where_something_got_worse_than_allowed(package, tmp_path, cl
     after = _next(package, tmp_path, change)
     done = cli("diff", package, after, "--max-drop", "1pp")
     assert done.code == code
-    named = {"slices": "slice_drop: slice 'night', 900 samples",
-             "classes": "class_drop: class 'sq|uare', 1,200 samples",
+    named = {"slices": "night.slice_drop: slice 'night', 900 samples",
+             "classes": "sq|uare.class_drop: class 'sq|uare', 1,200 samples",
              "whole": "accuracy_drop: 80.00 % to 78.00 %"}[part]  # fmt: skip
     assert (f"fail: {named}" in done.err) == (code == 6)
     assert ("**beyond the limit**" in done.out) == (code == 6 and part != "whole")
@@ -278,7 +279,7 @@ def test_diff_fails_a_class_where_its_samples_show_it(package, tmp_path, count, 
     before, after = (_next(package, tmp_path / str(r), _with_classes(count, support, r)) for r in (0.9, recall))
     found = pipeline.diff(before, after, max_drop="1pp")
     assert found["verdict"] == verdict
-    (worst, *_) = [c for c in found["checks"] if c["name"] == "class_drop"]
+    (worst, *_) = [c for c in found["checks"] if c["name"].endswith(".class_drop")]
     assert (worst["verdict"], worst["measured"]) == (verdict, pytest.approx(0.9 - recall))
     assert why in worst["why"]
 
@@ -287,7 +288,23 @@ def test_diff_exits_with_7_where_too_few_samples_show_a_loss(package, tmp_path, 
     after = _next(package, tmp_path, lambda m: m["results"]["slices"][0].update(value=0.1))
     done = cli("diff", package, after, "--max-drop", "1pp")
     assert done.code == 7
-    assert "inconclusive: slice_drop: slice 'night', 9 samples: 70.00 % to 10.00 %, beyond the limit" in done.err
+    assert "inconclusive: night.slice_drop: slice 'night', 9 samples: 70.00 % to 10.00 %, beyond the limit" in done.err
+
+
+def test_diff_junit_has_a_case_of_its_own_for_each_class_and_slice(package, tmp_path, cli):
+    def cases(*given):
+        cli("diff", package, _next(package, tmp_path), *given, "--junit", tmp_path / "j.xml", "--force")
+        root = ElementTree.parse(tmp_path / "j.xml")
+        return [[e.get("name") for e in root.iter(tag)] for tag in ("testcase", "property")]
+
+    parts = {f"{row['label']}.class_drop" for row in manifest_of(package)["results"]["classes"]} | {"night.slice_drop"}
+    assert len(parts) > 3
+    judged, _ = cases("--max-drop", "1pp")
+    assert len(judged) == len(set(judged))
+    assert {"version", "accuracy_drop"} | parts <= set(judged)
+    judged, told = cases()  # without a limit they are for information, and none is lost either
+    assert judged == ["version"]
+    assert parts <= set(told)
 
 
 def test_diff_judges_a_metric_that_should_be_low(package, tmp_path):

@@ -169,6 +169,21 @@ def test_junit_treats_inconclusive_as_the_command_does(choice, tag):
     assert root.get("skipped") == ("1" if choice == "warn" else "0")
 
 
+def test_junit_keeps_checks_of_one_name_apart():
+    flash = a_check("size_bytes", 9.0, Verdict.FAIL, target="board", limit=8, why="the file alone is more than flash")
+    own = a_check("size_bytes", 9.0, Verdict.PASS, target="board", limit=10)
+    told = [a_check("mcnemar_p", p) for p in (0.5, 1.0)]
+    root = _xml(_report([own, flash, *told]))
+    assert [case.get("name") for case in root.iter("testcase")] == ["size_bytes [board]", "size_bytes [board] (2)"]
+    assert {"mcnemar_p", "mcnemar_p (2)"} <= {p.get("name") for p in root.iter("property")}
+
+
+def test_junit_says_which_class_a_passed_check_is_of():
+    passed = a_check("worst_class_drop", 0.01, Verdict.PASS, unit="fraction", limit=0.02, why="class '8', 60 samples")
+    (case,) = _xml(_report([passed])).iter("testcase")
+    assert case.findtext("system-out") == "1.00 pp, limit ≤ 2.00 pp (static): class '8', 60 samples"
+
+
 def test_junit_survives_what_xml_cannot_hold():
     broken = a_check("a<b&c", 1.0, Verdict.FAIL, why='"x" < \x1b[31m\x00 & y')
     case = next(_xml([_report([broken], artifact="<&>.tflite"), _report()]).iter("testcase"))

@@ -96,13 +96,17 @@ def _drops(old: Mapping[str, Any], new: Mapping[str, Any], gates: Gates) -> Iter
     recalls = limit if metric["unit"] == "fraction" else None  # a limit in another unit says nothing of a recall
     limits = {key: recalls if key[0] == "class" else limit for key in {**before, **after}}
     rows = {
-        key: replace(_drop(before.get(key), after.get(key), limit), name=f"{key[0]}_drop")
-        for key, limit in limits.items()
+        key: replace(_drop(before.get(key), after.get(key), limit), name=_name(*key)) for key, limit in limits.items()
     }
     if limit is not None:
         parts = {key: check for key, check in rows.items() if key[0] in PARTS}
         rows |= _unproven(parts, before, after, limit)
     yield from sorted(rows.values(), key=lambda check: -(check.measured or 0.0))
+
+
+def _name(kind: str, which: str) -> str:
+    """`accuracy_drop`, and of a class or slice `night.slice_drop`: one name a check."""
+    return f"{which}.{kind}_drop" if which else f"{kind}_drop"
 
 
 def _unproven(

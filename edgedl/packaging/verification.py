@@ -7,6 +7,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ def verify(package: Path, key: Path | None = None) -> dict[str, Any]:
     public = keys.load_public(key) if key else None
     _check_is_archive(package)
     checks = _checks(package, worker.pool().scratch("package"), public, str(key))
-    done = {c.name for c in checks}
+    done = {c.name.rpartition(".")[2] for c in checks}
     checks += [
         Check(name=step, method=Method.STATIC, verdict=Verdict.UNCHECKED, why="not reached")
         for step in STEPS
@@ -248,7 +249,7 @@ def _shown(spec: TensorSpec) -> str:
 def _replay(
     artifact: Artifact, runtime: AgentRuntime, version: str, told: Mapping[str, Any], folder: Path
 ) -> list[Check]:
-    """A check an output: the largest difference to the golden one, against the manifest's tolerance."""
+    """A check an output, by its name where there are several: the difference to the golden one, within tolerance."""
     inputs = {name: folder / file for name, file in told["inputs"].items()}
     own = told["runtimes"].get(runtime.name, told)  # kernels of runtimes round otherwise
     try:
@@ -257,10 +258,13 @@ def _replay(
     except (EdgedlError, ValueError, OSError, EOFError, TypeError) as e:
         return [_check("golden", [f"the golden inputs cannot be replayed: {e}"])]
     on = f"{runtime.name} {version}"
-    return [
+    compared = [
         _compared(spec, own["tolerance"][spec.name], expected[spec.name], found[spec.name], on)
         for spec in artifact.outputs
     ]
+    if len(compared) == 1:
+        return compared
+    return [replace(c, name=f"{s.name}.{c.name}") for s, c in zip(artifact.outputs, compared, strict=True)]
 
 
 def _compared(

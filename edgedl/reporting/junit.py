@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree
@@ -39,13 +40,16 @@ def render(
 def _suite(report: Report, on_inconclusive: OnInconclusive) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name=_clean(report.artifact))
     compared = {"reference": report.reference, "data": report.data}
-    facts = {key: value for key, value in compared.items() if value} | {"verdict": report.verdict.value}
-    info = [check for check in report.checks if check.verdict is Verdict.INFO]
-    facts |= {_title(check): f"{_measured(check)} ({check.method.value})" for check in info}
+    facts = [(key, value) for key, value in compared.items() if value] + [("verdict", report.verdict.value)]
+    named = list(zip(_titles(report.checks), report.checks, strict=True))
+    info = [(title, check) for title, check in named if check.verdict is Verdict.INFO]
+    facts += [(title, f"{_measured(check)} ({check.method.value})") for title, check in info]
     properties = ElementTree.SubElement(suite, "properties")
-    for name, value in facts.items():
+    for name, value in facts:
         ElementTree.SubElement(properties, "property", name=_clean(name), value=_clean(value))
-    cases = [_case(report, check, on_inconclusive) for check in report.checks if check.verdict is not Verdict.INFO]
+    cases = [
+        _case(report, title, check, on_inconclusive) for title, check in named if check.verdict is not Verdict.INFO
+    ]
     suite.extend(cases)
     failures = sum(case.find("failure") is not None for case in cases)
     skipped = sum(case.find("skipped") is not None for case in cases)
@@ -53,13 +57,14 @@ def _suite(report: Report, on_inconclusive: OnInconclusive) -> ElementTree.Eleme
     return suite
 
 
-def _case(report: Report, check: Check, on_inconclusive: OnInconclusive) -> ElementTree.Element:
-    case = ElementTree.Element("testcase", classname=_clean(report.artifact), name=_clean(_title(check)))
+def _case(report: Report, title: str, check: Check, on_inconclusive: OnInconclusive) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", classname=_clean(report.artifact), name=_clean(title))
     limit = f", limit {text.limit(check)}" if check.limit is not None else ""
     facts = _clean(f"{_measured(check)}{limit} ({check.method.value})")
     message = _clean(f"{check.verdict.value}: {check.why or facts}")
     if check.verdict is Verdict.PASS or (check.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "pass"):
-        ElementTree.SubElement(case, "system-out").text = facts if check.verdict is Verdict.PASS else message
+        passed = f"{facts}: {_clean(check.why)}" if check.why else facts
+        ElementTree.SubElement(case, "system-out").text = passed if check.verdict is Verdict.PASS else message
     elif check.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "warn":
         ElementTree.SubElement(case, "skipped", message=message)
     else:
@@ -73,8 +78,15 @@ def _measured(check: Check) -> str:
     return text.interval(check.measured, check.low, check.high, text.unit_of(check))
 
 
-def _title(check: Check) -> str:
-    return f"{check.name} [{check.target}]" if check.target else check.name
+def _titles(checks: Sequence[Check]) -> list[str]:
+    """A title a check, with its target; numbered where a limit of the user's stands beside one of the target's."""
+    plain = [f"{check.name} [{check.target}]" if check.target else check.name for check in checks]
+    seen: Counter[str] = Counter()
+    titles = []
+    for title in plain:
+        seen[title] += 1
+        titles.append(f"{title} ({seen[title]})" if seen[title] > 1 else title)
+    return titles
 
 
 def _clean(value: str) -> str:
