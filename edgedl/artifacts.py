@@ -244,6 +244,18 @@ def lineage_from_json(value: dict[str, Any]) -> Lineage:
     return Lineage(**_tuples({k: v for k, v in value.items() if k in known}))
 
 
+def ancestors(path: Path, sha256: str) -> tuple[str, ...]:
+    """The models that a model was compressed from, as its sidecar says; () where that tells of other bytes.
+
+    Raises InputError for a damaged sidecar.
+    """
+    told = read_sidecar(path)
+    if told.get("sha256") != sha256:
+        return ()
+    lineage = lineage_from_json(told.get("lineage") or {})
+    return tuple(one for one in (lineage.model_sha256, *lineage.ancestors) if one not in ("", sha256))
+
+
 def _tuples(value: dict[str, Any]) -> dict[str, Any]:
     """What JSON made a list is a tuple in our nouns."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}

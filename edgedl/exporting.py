@@ -162,6 +162,7 @@ def make(
     result = _run(model, exporter, out, scheme, origin, calibration, options)
     lineage = Lineage(
         model_sha256=model.sha256,
+        ancestors=artifacts.ancestors(model.path, model.sha256),
         data_sha256=calibration.data_sha256,
         calibration_ids=calibration.ids,
         calibration_hashes=calibration.hashes,

@@ -133,6 +133,7 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
         part.write_bytes(model.path.read_bytes())
         lineage = Lineage(
             model_sha256=original.sha256,
+            ancestors=artifacts.ancestors(original.path, original.sha256),
             recipe=recipe.name,
             scheme=model.scheme or "",
             data_sha256=dataset.sha256 if dataset else None,

@@ -97,6 +97,7 @@ class Lineage:
     """Where an artifact comes from: enough to make it again."""
 
     model_sha256: str = ""
+    ancestors: tuple[str, ...] = ()  # the models that this one was compressed from, by SHA-256, nearest first
     data_sha256: str | None = None
     calibration_ids: tuple[int, ...] = ()
     calibration_hashes: tuple[str, ...] = ()  # of the samples, so that overlap is seen across files

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import edgedl
-from edgedl import model_file, stepwise, worker
+from edgedl import artifacts, model_file, stepwise, worker
+from edgedl.data import file_sha256
 from edgedl.errors import EdgedlError, InputError, WorkerError
 
 
@@ -78,6 +79,21 @@ def test_the_names_of_the_classes_go_along_and_into_the_file(cli, normed, tmp_pa
     assert cli("export", tmp_path / "f.keras", "-o", tmp_path / "f.tflite").code == 0
     told = json.loads((tmp_path / "f.tflite.edgedl.json").read_text())
     assert told["lineage"]["labels"] == ["ant", "bee", "cat"]
+
+
+def test_an_artifact_knows_the_models_that_its_model_was_compressed_from(cli, normed, data, tmp_path):
+    model, first = shutil.copy(normed, tmp_path / "m.keras"), "b" * 64
+    own = file_sha256(model)
+    (tmp_path / "m.keras.edgedl.json").write_text(json.dumps({"sha256": own, "lineage": {"model_sha256": first}}))
+    assert cli("compress", model, "--recipe", "fold", "-o", tmp_path / "f.keras").code == 0
+    assert cli("export", tmp_path / "f.keras", "-o", tmp_path / "f.tflite").code == 0
+    told = json.loads((tmp_path / "f.tflite.edgedl.json").read_text())["lineage"]
+    assert (told["model_sha256"], told["ancestors"]) == (file_sha256(tmp_path / "f.keras"), [own, first])
+    for reference in (model, tmp_path / "f.keras"):
+        judged = cli("validate", tmp_path / "f.tflite", "--reference", reference, "--data", data / "test.npz")
+        assert "exported from another model" not in judged.err
+    (tmp_path / "m.keras.edgedl.json").write_text(json.dumps({"sha256": first, "lineage": {"model_sha256": first}}))
+    assert artifacts.ancestors(tmp_path / "m.keras", own) == ()  # it tells of another file
 
 
 def test_the_table_has_the_metric_in_its_own_unit_or_says_why_it_has_none(cli, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import jsonschema
 import numpy as np
 import pytest
+from conftest import write_model
 
 from edgedl import pipeline
 from edgedl.types import ArtifactInfo, OpInfo
@@ -53,6 +54,24 @@ def test_diff_of_a_model_says_where_the_signal_goes(cli, model, data, artifacts,
     assert "note: output 'kind': metric top1" in plain.err
     assert "signal to noise" in plain.err
     assert "testsuite" in (tmp_path / "j.xml").read_text()
+
+
+def test_diff_says_that_an_artifact_is_of_another_model(cli, model, data, artifacts, tmp_path):
+    other, on_data = write_model(tmp_path / "other.keras", seed=1), ("--data", data / "test.npz")
+    (tmp_path / "bare.tflite").write_bytes((artifacts / "int8.tflite").read_bytes())  # without a sidecar
+    own, bare = str(artifacts / "int8.tflite"), str(tmp_path / "bare.tflite")
+
+    def notes(reference, *files):
+        answer = cli("diff", reference, *files, *on_data, "--json")
+        assert answer.code == 0, answer.err
+        said = [line for line in answer.err.splitlines() if "another model" in line]
+        return said, [[n for n in one["notes"] if "another model" in n] for one in answer.json["artifacts"]]
+
+    said, told = notes(other, own, bare)
+    (note,) = told[0]
+    assert note.startswith(f"{own} was exported from another model file than {other} (SHA-256 ")
+    assert (said, told[1]) == ([f"note: {note}"], [])
+    assert notes(model, own) == ([], [[]])
 
 
 def test_diff_names_the_layer_that_is_broken(cli, model, data, artifacts):

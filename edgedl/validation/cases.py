@@ -97,6 +97,7 @@ def read(request: Request) -> tuple[Case, list[str]]:
     return case, [
         *chosen,
         *said,
+        *(provenance.other_model(artifact, source) if isinstance(source, ModelFile) else ()),
         *provenance.other_preprocessing(artifact, dataset, left),
         *provenance.other_labels(artifact, loaded, dataset),
         *provenance.overlap(artifact, dataset, names),

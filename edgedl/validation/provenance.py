@@ -1,4 +1,4 @@
-"""What an artifact's lineage says of the data that it is judged on: notes for the user, none where all is well."""
+"""What an artifact's lineage says of the model and data that it is judged by: notes, none where all is well."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from collections.abc import Sequence
 
 from edgedl import data, preprocessing
 from edgedl.data import Dataset
+from edgedl.model_file import ModelFile
 from edgedl.preprocessing.op import Op
 from edgedl.types import Artifact, to_json
+
+
+def other_model(artifact: Artifact, model: ModelFile) -> list[str]:
+    """Whether the artifact was exported from another model than the reference, or one compressed from it."""
+    origin = artifact.lineage.model_sha256
+    if not origin or model.sha256 in (origin, *artifact.lineage.ancestors):
+        return []
+    told = f"SHA-256 {origin[:12]}..., not {model.sha256[:12]}..."
+    return [f"{artifact.path} was exported from another model file than {model.path} ({told})"]
 
 
 def other_preprocessing(artifact: Artifact, dataset: Dataset, left: Sequence[Op]) -> list[str]:
