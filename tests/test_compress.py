@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -34,10 +35,11 @@ def normed(tmp_path_factory):
     return path
 
 
-def test_compress_writes_the_model_and_tells_each_step(cli, normed, data, tmp_path):
+def test_compress_writes_the_model_and_tells_each_step(cli, normed, data, tmp_path, schema):
     out = tmp_path / "folded.keras"
     answer = cli("compress", normed, "--recipe", "fold", "--eval", data / "test.npz", "-o", out, "--json")
     assert answer.code == 0, answer.err
+    jsonschema.validate(answer.json, schema("compress"))
     rows = answer.json["rows"]
     assert [row["step"] for row in rows] == ["original", "1 fold"]
     assert rows[1]["parameters"] == rows[0]["parameters"] - 3 * 8  # gamma, beta, mean, variance become one bias

@@ -12,7 +12,9 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from edgedl import devices, plugins, reporting, targets, types
+from edgedl.cli import COMMANDS
 from edgedl.latency.prediction import Prediction
+from edgedl.stepwise import Row
 from edgedl.types import Artifact, Check, Lineage, Method, Report, TensorSpec, Verdict, to_json
 
 SCHEMAS = {
@@ -125,6 +127,12 @@ EXAMPLES = {
                 "exporters": [{"name": "y", "schemes": []}]}],
     "plan": [{"max_drop": 0.01, "have": 360, "samples": 541, "rows": [{"changed_answers": 0.02, "samples": 541}]}],
     "train": [{"path": "m.keras", "epochs": 3, "seed": 0, "history": {"loss": [1.0, 0.5]}, "notes": []}],
+    "compress": [{"path": "out.keras", "recipe": "fold", "sha256": SHA, "rows": [
+        to_json(Row(step="original", parameters=9, zeros=0.0, macs=None)),
+        to_json(Row(step="1 fold", parameters=7, zeros=0.5, macs=6, metric="top1", unit="fraction", score=0.9,
+                    drop=-0.1, low=-0.2, high=0.1, size_bytes=9, compressed_bytes=8, latency_ms=0.1, notes=("n",)))]}],
+    "demo": [{"verdict": "pass", "exit_code": 0, "folder": "demo", "steps": ["train"], "report": "demo/report.html",
+              "package": "demo/package/digits-1.0.0.zip", "verified": "pass"}],
     "run": [{"verdict": "pass", "folder": "run", "report": "run/report.html", "exit_code": 0,
              "steps": ["export-1", "validate-1"]}],
     "page": [{"files": ["run/report.html"]}],
@@ -141,6 +149,11 @@ def test_schema_is_valid_and_has_an_example(name):
     assert SCHEMAS[name]["$id"] == f"urn:edgedl:schema:{name}"
     assert SCHEMAS[name]["title"]
     assert EXAMPLES[name]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_schema_that_names_it(command):
+    assert any(f"`edgedl {command} " in schema["title"] for schema in SCHEMAS.values())
 
 
 @pytest.mark.parametrize(("name", "example"), [(n, e) for n, examples in EXAMPLES.items() for e in examples])
@@ -162,7 +175,7 @@ def test_schema_refuses_each_required_key_missing(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["validation", "report", "benchmark", "export", "package", "targets", "plugins", "page"]
+    "name", ["validation", "report", "benchmark", "export", "package", "targets", "plugins", "page", "compress", "demo"]
 )
 def test_schema_refuses_an_unknown_key(name):
     with pytest.raises(ValidationError):
@@ -186,7 +199,7 @@ def test_schemas_write_a_shared_definition_the_same_way():
     [
         ("check", "report", types.Check), ("lineage", "export", types.Lineage), ("artifact", "export", types.Artifact),
         ("tensor", "export", types.TensorSpec), ("op", "inspect", types.OpInfo), ("target", "targets", types.Target),
-        ("runtime", "targets", types.TargetRuntime),
+        ("runtime", "targets", types.TargetRuntime), ("row", "compress", Row),
     ],
 )  # fmt: skip
 def test_schema_definitions_have_the_fields_of_the_nouns(key, schema, noun):

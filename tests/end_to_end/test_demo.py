@@ -26,7 +26,7 @@ def test_the_demo_passes_and_a_second_one_has_nothing_to_do(cli, short, schema, 
     monkeypatch.chdir(tmp_path)
     answer = cli("demo", "--json")
     assert answer.code == 0, answer.err
-    jsonschema.validate(answer.json, schema("run"))
+    jsonschema.validate(answer.json, schema("demo"))
     assert (answer.json["verdict"], answer.json["verified"]) == ("pass", "pass")
     assert [p.name for p in tmp_path.iterdir()] == ["edgedl-demo"]
     page = Path("edgedl-demo/report.html")
