@@ -399,17 +399,6 @@ def keygen(key: StrPath) -> Path:
     return packaging.generate_key(Path(key))
 
 
-def report(run: StrPath, *, force: bool = False) -> list[Path]:
-    """Write the page of a run folder again, from the reports of its validations."""
-    folder = Path(run)
-    found = [one for path in sorted(folder.glob("*/report.json")) for one in reporting.read(path)]
-    if not found:
-        message = f"{run}: no validation has been done in it: no */report.json"
-        raise InputError(message)
-    artifacts.check_output(folder / "report.html", force=force)
-    return reporting.write(found, folder)
-
-
 def exit_code(verdict: Verdict, on_inconclusive: str = "fail") -> int:
     """0 pass, 6 fail, 7 inconclusive or unchecked; `warn` and `pass` let an inconclusive one go."""
     if verdict is Verdict.INCONCLUSIVE and on_inconclusive != "fail":

@@ -3,6 +3,7 @@
     RUN/<step>/request.json   what was asked, with the hashes of the files it reads
     RUN/<step>/...            what the step made
     RUN/<step>/done.json      what it answered, with the hashes of what it made
+    RUN/.steps.json           the steps of the file, in order: folders of steps that it had earlier stay
 
 A step whose request is the same and whose files are as it left them is skipped. A step works in a folder of its own
 that is renamed when it is done, so that after a kill the run goes on there.
@@ -24,7 +25,7 @@ from edgedl.errors import InputError
 from edgedl.pipeline_file import Step
 from edgedl.types import Report, Verdict, to_json
 
-DONE = "done.json"
+DONE, STEPS = "done.json", ".steps.json"
 Said = Callable[[str], None]
 
 
@@ -38,6 +39,7 @@ def run(file: str, *, out: str | None = None, said: Said = lambda _: None) -> tu
     reports, codes = [], []
     with _alone(folder):
         _warm(steps)
+        _write_steps(folder, steps)
         for step in steps:
             _do(step, folder / step.name, path.parent, said)
             if step.function == "validate":
@@ -53,6 +55,40 @@ def run(file: str, *, out: str | None = None, said: Said = lambda _: None) -> tu
         "report": next((str(p) for p in written if p.suffix == ".html"), None),
     }
     return answer, reports
+
+
+def report(run: str, *, force: bool = False, said: Said = lambda _: None) -> list[Path]:
+    """Write the page of a run folder again, from the validations that its file asked for last. Raises InputError."""
+    folder = Path(run)
+    done = {path.parent.name: path for path in sorted(folder.glob("*/report.json"))}
+    asked = [name for name in _read_steps(folder, list(done)) if name in done]
+    if not asked:
+        message = f"{run}: no validation of its steps has been done in it: no */report.json"
+        raise InputError(message)
+    artifacts.check_output(folder / "report.html", force=force)
+    for name in done:
+        if name not in asked:
+            said(f"note: {name} is left out: it was no step of the pipeline file any more when that was last run")
+    return reporting.write([one for name in asked for one in reporting.read(done[name])], folder)
+
+
+def _write_steps(folder: Path, steps: Sequence[Step]) -> None:
+    place = folder / STEPS
+    part = place.with_suffix(".part")
+    with artifacts.writing(place):
+        part.write_text(json.dumps([step.name for step in steps]), encoding="utf-8")
+        part.replace(place)
+
+
+def _read_steps(folder: Path, default: list[str]) -> list[str]:
+    """The names of the steps of a run; `default` for one of a version that did not write them down."""
+    try:
+        return list(json.loads((folder / STEPS).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return default
+    except (OSError, ValueError, TypeError) as e:
+        message = f"{folder / STEPS}: cannot be read: {e}; do edgedl run again"
+        raise InputError(message) from e
 
 
 @contextlib.contextmanager

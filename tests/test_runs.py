@@ -177,7 +177,7 @@ def test_a_run_makes_a_folder_a_step_and_a_report(cli, project, schema, monkeypa
     assert Path("here/package/m-int8-1.0.0.zip").is_file()
     packed = json.loads(Path("here/package/request.json").read_text())
     assert packed["arguments"]["report"] == "here/validate-1/report.json"
-    assert not list(Path("here").glob(".*"))
+    assert [p.name for p in Path("here").glob(".*")] == [".steps.json"]
 
 
 def test_a_step_is_done_again_only_when_what_it_reads_or_made_has_changed(cli, project, monkeypatch):
@@ -222,11 +222,39 @@ def test_a_step_has_its_folder_only_when_it_is_whole(project, monkeypatch):
     monkeypatch.setattr(Path, "rename", lambda p, to: (seen.append((p / "done.json").exists()), rename(p, to))[1])
 
     def names():
-        return sorted(p.name for p in (project / "p").iterdir())
+        return sorted(p.name for p in (project / "p").iterdir() if p.name != runs.STEPS)
 
     runs.run(str(write(project / "p.toml", MODEL + EXPORT)))
     assert seen == [[".export-1.part"], True]
     assert names() == ["export-1"]
+
+
+def test_the_page_has_no_validations_that_the_file_asks_for_no_more(cli, project, monkeypatch, schema):
+    monkeypatch.setattr(runs.reporting.page, "render", lambda _: "<html>")
+    first, second = ('[[validate]]\ndata = "d.npz"\n', '[[validate]]\ndata = "d.npz"\nlimit = ["size_bytes=100"]\n')
+    file, out = write(project / "p.toml", MODEL + EXPORT + first + second), project / "p"
+    assert run(cli, file)[0].code == 6
+    (out / "report.html").unlink()
+    answer = cli("report", out, "--json")
+    assert (answer.code, answer.err) == (0, "")
+    jsonschema.validate(answer.json, schema("page"))
+    assert len(json.loads((out / "report.json").read_text())["reports"]) == 2
+    write(file, MODEL + EXPORT + first)
+    assert run(cli, file)[0].code == 0
+    answer = cli("report", out, "--force")
+    assert answer.err.startswith("note: validate-2 is left out: it was no step of the pipeline file any more")
+    assert json.loads((out / "report.json").read_text())["verdict"] == "pass"
+    assert (out / "validate-2" / "report.json").exists()  # it may come back
+    write(file, MODEL + EXPORT)
+    assert run(cli, file)[0].code == 0
+    none = cli("report", out, "--force")
+    assert (none.code, none.out) == (2, "")
+    assert none.err.startswith(f"Error: {out}: no validation of its steps has been done in it")
+    (out / ".steps.json").write_text("[")
+    assert "do edgedl run again" in cli("report", out, "--force").err
+    (out / ".steps.json").unlink()  # a run of an earlier version
+    assert cli("report", out, "--force").code == 0
+    assert len(json.loads((out / "report.json").read_text())["reports"]) == 2
 
 
 def test_code_that_the_data_comes_from_is_read_too(project, monkeypatch):
@@ -341,12 +369,12 @@ def test_a_run_goes_on_after_a_kill_where_it_was(cli, project, held, monkeypatch
     process.kill()
     _, said = process.communicate()
     assert process.returncode == -9, said
-    assert sorted(p.name for p in (project / "p").iterdir()) == [".export-2.part", "export-1"]
+    assert sorted(p.name for p in (project / "p").iterdir()) == [".export-2.part", ".steps.json", "export-1"]
     before = (project / "p" / "export-1" / "done.json").stat().st_mtime_ns
     (project / "hold").unlink()
     answer, done, skipped = run(cli, file)
     assert (answer.code, done, skipped) == (0, ["export-2"], ["export-1"])
-    assert sorted(p.name for p in (project / "p").iterdir()) == ["export-1", "export-2"]
+    assert sorted(p.name for p in (project / "p").iterdir()) == [".steps.json", "export-1", "export-2"]
     assert (project / "p" / "export-1" / "done.json").stat().st_mtime_ns == before
 
 

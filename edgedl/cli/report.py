@@ -12,8 +12,8 @@ from edgedl.cli import options
 @options.force
 @options.as_json
 def command(run: str, force: bool, as_json: bool) -> None:
-    """Write the page of a RUN folder again, from its validations."""
-    from edgedl import pipeline
+    """Write the page of a RUN folder again, from the validations of the steps that its pipeline file had last."""
+    from edgedl import runs
 
-    written = pipeline.report(run, force=force)
+    written = runs.report(run, force=force, said=options.say)
     options.answer({"files": written}, as_json, "\n".join(str(p) for p in written))
