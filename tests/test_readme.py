@@ -18,6 +18,7 @@ from edgedl.cli import edgedl as group
 from edgedl.errors import EdgedlError
 from edgedl.packaging.card import Card
 from edgedl.packaging.content import FIRST
+from edgedl.packaging.verification import STEPS
 from edgedl.pipeline_file import Tables
 from edgedl.readers import DataFile
 from edgedl.training.architectures import ARCHITECTURES
@@ -98,6 +99,7 @@ def test_shared_options_are_shared():
         ("## Preprocessing", [f.name for op in preprocessing.OPS.values() for f in dataclasses.fields(op)]),
         ("## Checks and limits", [*Method, *Verdict]),
         ("## Checks and limits", [f"{name}`*" for name in UNITS]),
+        ("## Checks and limits", [f"`{step}`" for step in STEPS]),
         ("## Targets", list(targets.listing())),
         ("## Data", [f.name for f in dataclasses.fields(DataFile) if f.name != "preprocess"]),
         ("## Pipeline file", [f.name for f in dataclasses.fields(Tables)]),
@@ -111,6 +113,15 @@ def test_closed_sets_are_listed_whole(heading, names):
     text = section(heading)
     missing = [n for n in names if not re.search(rf"(?<![\w-]){re.escape(n)}(?![\w-])", text)]
     assert not missing, f"README.md, {heading}: {', '.join(missing)} missing"
+
+
+def test_the_checks_that_the_code_makes_are_listed():
+    files = [*ROOT.glob("edgedl/**/*.py"), *ROOT.glob("plugins/*/edgedl_*/**/*.py")]
+    made = {name for f in files for name in re.findall(r"\bCheck\(\s*name=f?\"(?:{\w+})?_?(\w+)\"", f.read_text())}
+    assert {"size_bytes", "runs", "mcnemar_p", "npu_cycles", "cpu_ops"} <= made
+    text = section("## Checks and limits")
+    missing = {name for name in made if not re.search(rf"[`._]{name}`", text)}
+    assert not missing, missing
 
 
 def test_exit_codes_are_listed():
