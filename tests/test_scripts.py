@@ -28,7 +28,7 @@ def setup(tmp_path):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
 
-    def run(environment=(), **versions):
+    def run(environment=(), *options, **versions):
         for name in NAMES:
             version = versions.get(name.replace(".", "_"))
             (tmp_path / "bin" / name).write_text(PRETENDING.format(version=version) if version else SHIM)
@@ -37,7 +37,8 @@ def setup(tmp_path):
         given = {k: v for k, v in os.environ.items() if k != "PYTHON"} | {"PATH": path} | dict(environment)
         log = tmp_path / "pip.log"
         log.unlink(missing_ok=True)
-        done = subprocess.run([tmp_path / "scripts" / "setup"], env=given, capture_output=True, text=True, check=False)
+        command = [tmp_path / "scripts" / "setup", *options]
+        done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
         return done, log.read_text().splitlines() if log.exists() else []
 
     return run
@@ -54,7 +55,7 @@ def test_setup_pins_everything_on_3_11_and_only_there(setup):
     (pinned,) = setup(python3_11="3.11")[1]
     assert "-c constraints.txt" in pinned
     assert "tflite-runtime" in pinned
-    done, (newer,) = setup(python3_13="3.13")
+    done, (newer,) = setup({"PYTHON": "python3.13"}, python3_11="3.11", python3_13="3.13")
     assert "constraints.txt" not in newer
     assert "tflite-runtime" not in newer
     assert "tflite-runtime exist for 3.11 alone and are left out" in done.stderr
@@ -68,6 +69,22 @@ def test_setup_is_quick_when_done_and_begins_again_when_something_changed(setup,
     assert len(setup(python3_11="3.11")[1]) == 1
     (tmp_path / ".venv" / "bin" / "python").write_text(SHIM)  # the interpreter it was made of is gone
     assert len(setup(python3_11="3.11")[1]) == 1
+
+
+def test_setup_keeps_the_python_of_a_venv_until_another_is_asked_for(setup, tmp_path):
+    both = {"python3_11": "3.11", "python3_12": "3.12"}
+    assert setup({"PYTHON": "python3.12"}, **both)[1][0].startswith("3.12 ")
+    assert setup(**both)[1] == []
+    with (tmp_path / "constraints.txt").open("a") as f:
+        f.write("# another line\n")
+    assert setup(**both)[1][0].startswith("3.12 ")
+    assert setup({"PYTHON": "python3.11"}, **both)[1][0].startswith("3.11 ")
+
+
+def test_setup_refuses_options_that_it_does_not_know(setup):
+    done, pip = setup((), "--device", python3_11="3.11")
+    assert (done.returncode, pip) == (2, [])
+    assert done.stderr == "setup: unknown arguments: --device; there is one option, --devices\n"
 
 
 def test_setup_says_which_python_it_could_not_start(setup):
