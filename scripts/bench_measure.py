@@ -8,14 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 PEAK = """\
 import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
 """
 
 
@@ -56,7 +58,7 @@ class Row:
 def command(*arguments: Any) -> Sample:
     """One process from start to end: its seconds, and the CPU seconds of all its children too.
 
-    The cache folder is new each time. Raises RuntimeError, with what it said, where it fails.
+    The cache folder is new each time. Raises RuntimeError, with what it said last, where it fails.
     """
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile() as said:
         environment = os.environ | {"XDG_CACHE_HOME": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -67,9 +69,23 @@ def command(*arguments: Any) -> Sample:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            message = f"{arguments} exited with {process.returncode}: {said.read()[-2000:].decode(errors='replace')}"
-            raise RuntimeError(message)
+            raise RuntimeError(_failure(arguments, process.returncode, said.read().decode(errors="replace")))
     return Sample(wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime)
+
+
+def output(*arguments: Any, starter: Sequence[str] = ()) -> str:
+    """Standard output of a command, or of its starter. Raises RuntimeError, with what it said last, where it fails."""
+    done = subprocess.run([*starter, *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(_failure(arguments, done.returncode, done.stderr))
+    return done.stdout
+
+
+def _failure(arguments: Sequence[Any], code: int, said: str) -> str:
+    """One line: the start of the command, and the last line that it said."""
+    name = " ".join(Path(str(a)).name for a in arguments[:2])
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
+    return f"{name} exited with {code}: {last}"
 
 
 def turns(rounds: int, *sides: Callable[[], Sample]) -> list[list[Sample]]:
@@ -102,5 +118,4 @@ def compared(
 
 def peak_bytes(*arguments: Any) -> int:
     """Peak memory of the largest process of a command, which a small one starts: a process inherits that peak too."""
-    started = (sys.executable, "-S", "-c", PEAK, *map(str, arguments))
-    return int(subprocess.run(started, capture_output=True, check=True).stdout.split()[-1]) * 1024
+    return int(output(*arguments, starter=(sys.executable, "-S", "-c", PEAK)).split()[-1]) * 1024

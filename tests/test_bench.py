@@ -53,6 +53,37 @@ def test_a_command_that_fails_says_what_it_said(measure):
         measure.command(sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)")
 
 
+def test_the_peak_of_a_command_that_fails_says_what_it_said(measure):
+    with pytest.raises(RuntimeError, match="exited with 3: no luck"):
+        measure.peak_bytes(sys.executable, "-c", "import sys; sys.exit(print('no luck', file=sys.stderr) or 3)")
+
+
+def test_a_section_that_fails_leaves_the_others_and_its_own_rows(measure, monkeypatch, capsys):
+    import bench
+
+    def packages(_):
+        yield measure.Row(section="packages", name="before")
+        measure.command(sys.executable, "-c", "import sys; print('no [kotlinc]'); sys.exit(4)")
+
+    def last(_):
+        yield measure.Row(section="last", name="after")
+
+    monkeypatch.setattr(bench, "SECTIONS", {"packages": packages, "last": last})
+    monkeypatch.setattr(bench, "MODEL", SCRIPTS)
+    for asked in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", ["bench", *asked])
+        with pytest.raises(SystemExit, match=r"^1$"):
+            bench.main()
+        out, err = capsys.readouterr()
+        (line,) = [line for line in err.splitlines() if line.startswith("packages: ")]
+        assert line.startswith("packages: not measured: ")
+        assert line.endswith(" exited with 4: no [kotlinc]")
+    rows = json.loads(out)["rows"]
+    assert [row["name"] for row in rows] == ["before", "packages", "after"]
+    assert rows[1]["note"] == line.removeprefix("packages: ")
+    assert rows[1]["is_met"] is None
+
+
 def test_sections_without_their_data_are_skipped_with_a_reason(tmp_path):
     shutil.copytree(SCRIPTS, tmp_path / "repo" / "scripts")
     done = subprocess.run(
