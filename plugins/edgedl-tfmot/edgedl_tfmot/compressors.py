@@ -89,7 +89,7 @@ class _Tfmot:
         return copy
 
     def run(self, model: keras.Model, data: Any, options: Any, context: Any) -> tuple[keras.Model, dict[str, Any]]:
-        """The copy, and `notes`, `seconds` (of TFMOT's own work) and `tflite` (the path of its int8 file, or None)."""
+        """The copy, and `notes`, `tflite` (the path of TFMOT's int8 file, or None) and `seconds` of its own work."""
         step = context.step
         training = self._training(data, step.training, step.where)
         network = carrying.describe(model)

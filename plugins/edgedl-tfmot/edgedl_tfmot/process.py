@@ -102,16 +102,16 @@ def answer(folder: Path) -> dict[str, Any]:
     training = Training.of(request["training"]) if request["training"] else None
     started = time.monotonic()
     found = methods.run(model, request["method"], request["options"], training, request["match"], request["skip"])
-    seconds = time.monotonic() - started
+    reply: dict[str, Any] = {"notes": found.notes, "difference": there}
+    if found.quantized is not None and request["tflite"]:
+        export.write(found.quantized, request["graph"], Path(request["tflite"]))
+    reply["seconds"] = time.monotonic() - started
     results = {name: found.weights[name] for name in weights if name in found.weights}
     for name, arrays in results.items():
         plain.get_layer(name).set_weights(arrays)
     save(folder / "results.npz", results)
     answers = keras_2.outputs(plain, probe["inputs"])
     save(folder / "answers.npz", {"answers": answers})
-    reply: dict[str, Any] = {"notes": found.notes, "seconds": seconds, "difference": there}
-    if found.quantized is not None and request["tflite"]:
-        export.write(found.quantized, request["graph"], Path(request["tflite"]))
     return reply
 
 
