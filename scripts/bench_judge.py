@@ -21,12 +21,11 @@ SEED, REPEATS = 0, 300
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """One side's file, and what making it took: `work_s` the technique alone, `wall_s` its processes."""
+    """One side's file, and what making it took: `work_s` from reading the float model to the file written."""
 
     path: Path
-    wall_s: float
+    work_s: float
     peak_bytes: int
-    work_s: float | None = None
     macs: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -49,10 +48,10 @@ class Row:
     zeros: float | None = None
     latency_ratio: float | None = None
     work_s: float | None = None
-    wall_s: float | None = None
     peak_bytes: int | None = None
     against: tuple[tuple[str, float, float, float], ...] = ()
     notes: tuple[str, ...] = field(default=())
+    has_failed: bool = False
 
 
 class Judge:
@@ -84,7 +83,6 @@ class Judge:
             zeros=zeros(made.path),
             latency_ratio=self._latency_ratio(artifact),
             work_s=made.work_s,
-            wall_s=made.wall_s,
             peak_bytes=made.peak_bytes,
             notes=made.notes,
         )

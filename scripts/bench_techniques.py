@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from edgedl.recipes import SHIPPED
 
 TFMOT, CONVERTER = "compress_tfmot.py", "compress_converter.py"
 LEARNING_RATE = 1e-4  # of every side: at the documentation's 1e-3 TFMOT's QAT loses 6.5 points on ResNet8
@@ -13,18 +16,17 @@ Step = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Technique:
-    """One line of the table. Without `script` it is edgedl's: `steps` or a shipped `recipe`, then an export."""
+    """One line of the table. Without `script` it is edgedl's: `steps`, then an export."""
 
     group: str
     tool: str
     name: str
     steps: tuple[Step, ...] = ()
-    recipe: str = ""
     scheme: str | None = "int8"
     script: str = ""
-    modules: tuple[str, ...] = ()  # what the script imports
+    modules: tuple[str, ...] = ()  # what the script imports; "a|b" is one of the two
+    source: str = ""  # suffix of the float file that the script starts from, where that is not the model
     suffix: str = ".tflite"
-    keras_2: bool = False  # the script reads a Keras 2 file
     long: bool = False  # an hour and more: done where --only names it
 
     @property
@@ -39,7 +41,21 @@ def techniques(epochs: int | None) -> list[Technique]:
     def training(own: int, **more: Any) -> Step:
         return {"epochs": epochs or own, "learning_rate": LEARNING_RATE, "batch_size": 32, **more}
 
-    return [*_post_training(), *_quantization_aware(training(1)), *_smaller(training), *_recipes()]
+    return [
+        *_post_training(),
+        *_quantization_aware(training(1), _recipe("qat-int8", epochs)),
+        *_smaller(training, epochs),
+        *_recipes(epochs),
+    ]
+
+
+def _recipe(name: str, epochs: int | None) -> tuple[Step, ...]:
+    """The steps of a shipped recipe; `epochs`, where given, of every training."""
+    steps = tomllib.loads((SHIPPED / f"{name}.toml").read_text(encoding="utf-8"))["step"]
+    for step in steps:
+        if epochs and "training" in step:
+            step["training"]["epochs"] = epochs
+    return tuple(steps)
 
 
 def _ours(group: str, name: str, *steps: Step, scheme: str | None = None) -> Technique:
@@ -60,28 +76,38 @@ def _post_training() -> Iterator[Technique]:
     corrected = {"rounding": "adaround", "equalize": True, "bias_correction": True}
     yield _ours("ptq", "quantize, adaround, equalized, corrected", {"kind": "quantize", **corrected})
     yield Technique(group="ptq", tool="TFLiteConverter", name="int8", script=CONVERTER, modules=("tensorflow",))
-    quantizer = {"script": "compress_quantizer.py", "modules": ("ai_edge_quantizer", "ai_edge_litert")}
-    yield Technique(group="ptq", tool="ai-edge-quantizer", name="static wi8_ai8", **quantizer)  # type: ignore[arg-type]
+    yield Technique(
+        group="ptq",
+        tool="litert-quantizer",  # ai-edge-quantizer until 0.10
+        name="static wi8_ai8",
+        script="compress_quantizer.py",
+        modules=("litert_quantizer|ai_edge_quantizer", "ai_edge_litert"),
+        source=".tflite",
+    )
     yield Technique(
         group="ptq",
         tool="onnxruntime",
         name="static QDQ",
         script="compress_onnxruntime.py",
         modules=("onnxruntime", "onnx"),
+        source=".onnx",
         suffix=".onnx",
     )
-    nncf = {"script": "compress_nncf.py", "modules": ("nncf", "onnx"), "suffix": ".onnx"}
+    nncf = {"script": "compress_nncf.py", "modules": ("nncf", "onnx"), "source": ".onnx", "suffix": ".onnx"}
     yield Technique(group="ptq", tool="NNCF", name="PTQ", **nncf)  # type: ignore[arg-type]
     mct = ("model_compression_toolkit",)
-    yield Technique(group="ptq", tool="MCT", name="PTQ", script="compress_mct.py", modules=mct, keras_2=True)
+    yield Technique(group="ptq", tool="MCT", name="PTQ", script="compress_mct.py", modules=mct, source=".h5")
 
 
-def _quantization_aware(training: Step) -> Iterator[Technique]:
+def _quantization_aware(training: Step, recipe: tuple[Step, ...]) -> Iterator[Technique]:
     yield _ours("qat", "quantize, trained", {"kind": "quantize", "training": training})
     yield _tfmot("qat", "QAT", {"method": "qat", "training": training})
+    yield _ours("qat-int8", "recipe qat-int8", *recipe)
+    same = {key: recipe[-1]["training"][key] for key in ("epochs", "learning_rate")}
+    yield _tfmot("qat-int8", "QAT, epochs and rate of qat-int8", {"method": "qat", "training": same})
 
 
-def _smaller(training: Any) -> Iterator[Technique]:
+def _smaller(training: Any, epochs: int | None) -> Iterator[Technique]:
     for share in (0.5, 0.75):
         group, step = f"prune {share:.0%}", {"sparsity": share, "training": training(2)}
         yield _ours(group, f"{group} + int8", {"kind": "prune", "method": "magnitude", **step}, scheme="int8")
@@ -106,7 +132,7 @@ def _smaller(training: Any) -> Iterator[Technique]:
         {"method": "pcqat", "training": training(1)},
     )
     taught = {**training(4), "learning_rate": 1e-3, "batch_size": 64, "schedule": "cosine", "distill": {"alpha": 1}}
-    yield Technique(group="channels", tool="edgedl", name="recipe channels-50 + int8", recipe="channels-50")
+    yield _ours("channels", "recipe channels-50 + int8", *_recipe("channels-50", epochs), scheme="int8")
     half_macs = {"goal": {"macs": 0.5}, "importance": "taylor", "iterations": 5, "multiple": 4, "training": taught}
     aware = {"kind": "quantize", "training": {**training(1), "distill": {"alpha": 1}}}
     yield _ours(
@@ -118,10 +144,10 @@ def _smaller(training: Any) -> Iterator[Technique]:
     )
 
 
-def _recipes() -> Iterator[Technique]:
+def _recipes(epochs: int | None) -> Iterator[Technique]:
     """Shipped recipes, with their own training; no peer has the like but in pieces."""
     yield _ours("int4", "export --scheme int4", scheme="int4")
     for group, recipe in (("int4", "int4"), ("download", "download-half"), ("download", "download-least")):
-        yield Technique(group=group, tool="edgedl", name=f"recipe {recipe}", recipe=recipe, scheme=None)
-    recipe = "channels-50-int8-long"
-    yield Technique(group="channels", tool="edgedl", name=f"recipe {recipe}", recipe=recipe, scheme=None, long=True)
+        yield _ours(group, f"recipe {recipe}", *_recipe(recipe, epochs))
+    long = "channels-50-int8-long"
+    yield replace(_ours("channels", f"recipe {long}", *_recipe(long, epochs)), long=True)

@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 request = json.loads(Path(sys.argv[1]).read_text())
+keras.ops.zeros(1)  # the first op sets TensorFlow up
+begun = time.perf_counter()
 scheme = request["options"]["scheme"]
-model = keras.models.load_model(request["model"], compile=False)
 x = np.load(request["train"])["x"]
 rows = np.random.default_rng(request["seed"]).permutation(len(x))[: request["samples"]]
-
-begun = time.perf_counter()
+model = keras.models.load_model(request["model"], compile=False)
 converter = tf.lite.TFLiteConverter.from_keras_model(model)
 if scheme != "fp32":
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

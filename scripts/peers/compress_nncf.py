@@ -10,12 +10,11 @@ import numpy as np
 import onnx
 
 request = json.loads(Path(sys.argv[1]).read_text())
+begun = time.perf_counter()
 x = np.load(request["train"])["x"]
 rows = np.random.default_rng(request["seed"]).permutation(len(x))[: request["samples"]]
-model = onnx.load(request["float"]["onnx"])
+model = onnx.load(request["float"])
 name = model.graph.input[0].name
-
-begun = time.perf_counter()
 dataset = nncf.Dataset([{name: x[i : i + 1].astype(np.float32)} for i in rows])
 onnx.save(nncf.quantize(model, dataset, subset_size=len(rows)), request["out"])
 print(json.dumps({"seconds": time.perf_counter() - begun}))

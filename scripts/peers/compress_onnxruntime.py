@@ -11,7 +11,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 request = json.loads(Path(sys.argv[1]).read_text())
-source, prepared = request["float"]["onnx"], str(Path(request["out"]).with_suffix(".prepared.onnx"))
+begun = time.perf_counter()
+source, prepared = request["float"], str(Path(request["out"]).with_suffix(".prepared.onnx"))
 x = np.load(request["train"])["x"]
 rows = np.random.default_rng(request["seed"]).permutation(len(x))[: request["samples"]]
 name = InferenceSession(source, providers=["CPUExecutionProvider"]).get_inputs()[0].name
@@ -28,7 +29,6 @@ class Reader(CalibrationDataReader):
         return next(({name: x[i : i + 1].astype(np.float32)} for i in self.rows), None)
 
 
-begun = time.perf_counter()
 quant_pre_process(source, prepared, skip_symbolic_shape=True)
 quantize_static(
     prepared,

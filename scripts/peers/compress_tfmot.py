@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -17,13 +18,16 @@ from edgedl.fitting.samples import TrainingData
 from edgedl.models import specs
 
 request = json.loads(Path(sys.argv[1]).read_text())
+keras.ops.zeros(1)  # the first op sets TensorFlow up
+begun = time.perf_counter()
 model = models.load(Path(request["model"])).model
+seconds = time.perf_counter() - begun
 arrays = np.load(request["train"])
 names = [part[0].name for part in specs(model)]
 data = TrainingData(inputs={names[0]: arrays["x"]}, targets={names[1]: arrays["y"]})
 rows = np.random.default_rng(request["seed"]).permutation(data.count)[: request["samples"]]
 
-seconds, notes, own = 0.0, [], None
+notes, own = [], None
 for number, step in enumerate(recipes.from_table({"step": request["options"]["steps"]}).steps):
     context = Context(step=step, seed=request["seed"], folder=Path(request["out"]).parent / f"tfmot-{number}")
     compressor = plugins.load("compressors", step.compressor)
