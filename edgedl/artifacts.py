@@ -247,13 +247,15 @@ def lineage_from_json(value: dict[str, Any]) -> Lineage:
 def ancestors(path: Path, sha256: str) -> tuple[str, ...]:
     """The models that a model was compressed from, as its sidecar says; () where that tells of other bytes.
 
-    Raises InputError for a damaged sidecar.
+    Raises InputError for a sidecar that is no JSON.
     """
     told = read_sidecar(path)
-    if told.get("sha256") != sha256:
+    lineage = told.get("lineage")
+    if told.get("sha256") != sha256 or not isinstance(lineage, dict):
         return ()
-    lineage = lineage_from_json(told.get("lineage") or {})
-    return tuple(one for one in (lineage.model_sha256, *lineage.ancestors) if one not in ("", sha256))
+    earlier = lineage.get("ancestors")
+    found = [lineage.get("model_sha256"), *(earlier if isinstance(earlier, list) else ())]
+    return tuple(one for one in found if isinstance(one, str) and one not in ("", sha256))
 
 
 def _tuples(value: dict[str, Any]) -> dict[str, Any]:

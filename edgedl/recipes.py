@@ -1,7 +1,8 @@
 """Recipes: what `compress` does to a model, read from TOML; the order of the steps is the order of the work.
 
 A step's `kind`, with its `method` where the kind has several, names a plugin of the group `edgedl.compressors`
-(`fold`, `prune.channels`), whose `options` dataclass is the schema of the step's own keys.
+(`fold`, `prune.channels`), whose `options` dataclass is the schema of the step's own keys; its `check(step)`, where it
+has one, raises ValueError for what does not go together.
 """
 
 from __future__ import annotations
@@ -224,7 +225,7 @@ def _step(table: Mapping[str, Any], where: str) -> Step:
         message = f"{where}: unknown key {unknown[0]!r}{near}; allowed: {', '.join(allowed)}"
         raise InputError(message)
     said = toml.build(_Common, {k: v for k, v in rest.items() if k in common}, where)
-    return Step(
+    step = Step(
         kind=kind,
         method=method,
         match=_patterns(said.match),
@@ -233,6 +234,13 @@ def _step(table: Mapping[str, Any], where: str) -> Step:
         options=toml.build(options, {k: v for k, v in rest.items() if k in own}, where),
         where=where,
     )
+    if hasattr(step.options, "check"):
+        try:
+            step.options.check(step)
+        except ValueError as e:
+            message = f"{where}: {e}"
+            raise InputError(message) from e
+    return step
 
 
 def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:

@@ -83,10 +83,14 @@ def _write_steps(folder: Path, steps: Sequence[Step]) -> None:
 def _read_steps(folder: Path, default: list[str]) -> list[str]:
     """The names of the steps of a run; `default` for one of a version that did not write them down."""
     try:
-        return list(json.loads((folder / STEPS).read_text(encoding="utf-8")))
+        names = json.loads((folder / STEPS).read_text(encoding="utf-8"))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            message = f"is no list of names but {str(names)[:50]}"
+            raise ValueError(message)
+        return names
     except FileNotFoundError:
         return default
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, ValueError) as e:
         message = f"{folder / STEPS}: cannot be read: {e}; do edgedl run again"
         raise InputError(message) from e
 

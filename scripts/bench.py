@@ -324,7 +324,7 @@ def main() -> None:
         try:
             for row in SECTIONS[name](given.rounds):
                 rows.append(row)  # noqa: PERF402 - those before a failure are kept
-        except (EdgedlError, OSError, RuntimeError) as e:
+        except (EdgedlError, OSError, RuntimeError, ValueError, LookupError) as e:
             print(f"{name}: not measured: {e}", file=sys.stderr)
             rows.append(Row(section=name, name=name, note=f"not measured: {e}"))
             has_failed = True

@@ -91,8 +91,8 @@ def make_ours(technique: Technique, subject: Subject, folder: Path) -> Made:
     recipe, model = folder / "recipe.toml", folder / "model.keras"
     recipe.write_text(_toml(technique.steps))
     asked = ["--recipe", recipe, "--data", subject.train, "--eval", subject.test, "--seed", SEED, "--json"]
-    out, peak = process(EDGEDL, "compress", subject.model, *asked, "-o", model, folder=folder)
-    rows = json.loads(out)["rows"]
+    told, peak = answer(EDGEDL, "compress", subject.model, *asked, "-o", model, folder=folder)
+    rows = told["rows"]
     made = _exported(model, path, folder, **options)
     return replace(
         made,
@@ -271,11 +271,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = [t for t, is_named in zip(chosen, named, strict=True) if is_named]
     if not chosen:
         parser.error(f"no technique has {' or '.join(given.only)}; there are {', '.join(t.key for t in techniques(1))}")
-    subject = bench_models.prepare(given.model, given.out.resolve(), quick=given.quick)
     try:
+        subject = bench_models.prepare(given.model, given.out.resolve(), quick=given.quick)
         with tempfile.TemporaryDirectory() as folder:
             rows = measure(subject, chosen, Path(folder))
-    except (FailedError, EdgedlError) as e:
+    except (FailedError, EdgedlError, RuntimeError) as e:
         sys.exit(f"{given.model}: not measured: {e}")
     judged = len(np.load(subject.test)["y"])
     target = given.out / f"{given.model}{'-quick' if given.quick else ''}.json"

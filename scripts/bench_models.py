@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_measure import output
 from numpy.typing import NDArray
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -90,7 +90,10 @@ def missing(name: str) -> str | None:
 
 
 def prepare(name: str, folder: Path, *, quick: bool) -> Subject:
-    """The model and its data in `folder`, made where missing; `quick` takes few samples and one epoch."""
+    """The model and its data in `folder`, made where missing; `quick` takes few samples and one epoch.
+
+    Raises RuntimeError where the model cannot be trained.
+    """
     source = SOURCES[name]
     place = folder / (f"{name}-quick" if quick else name)
     place.mkdir(parents=True, exist_ok=True)
@@ -105,6 +108,6 @@ def prepare(name: str, folder: Path, *, quick: bool) -> Subject:
     if not model.exists():
         epochs = 1 if quick else source.epochs
         asked = ["--model", source.architecture, "--data", paths[0], "--epochs", epochs, "--patience", 0, "-o", model]
-        done = subprocess.run([EDGEDL, "train", *map(str, asked), "--json"], check=True, capture_output=True, text=True)
-        (place / "trained.json").write_text(json.dumps(json.loads(done.stdout), indent=2))
+        told = output(EDGEDL, "train", *asked, "--json")
+        (place / "trained.json").write_text(json.dumps(json.loads(told), indent=2))
     return Subject(name=name, model=model, train=paths[0], test=paths[1])

@@ -266,7 +266,9 @@ def test_layers_too_small_for_a_multiple_stay(narrow, why):
     model = keras.Model(image, K.Dense(3, name="kind")(K.GlobalAveragePooling2D()(x)))
     new, _ = run(model, sparsity=0.5, multiple=8, scope="layer")
     assert [new.get_layer(n).filters for n in ("narrow", "wide")] == [narrow, 8]
-    with pytest.raises(InputError, match=r"sparsity 0.5 removes nothing: channels go 20 at a time, and no layer has"):
+    with pytest.raises(
+        InputError, match=r"sparsity 0.5 removes nothing: channels go 20 at a time, and no layer can lose"
+    ):
         run(model, sparsity=0.5, multiple=20)
     with pytest.raises(InputError, match=r"sparsity 0.99 would leave layer 'narrow' fewer than 1 channels"):
         run(model, sparsity=0.99, multiple=2, match="narrow")
@@ -274,6 +276,23 @@ def test_layers_too_small_for_a_multiple_stay(narrow, why):
         run(model, sparsity=0.01)
     with pytest.raises(InputError, match=f"the goal {why}; the least .*macs"):
         run(model, goal={"macs": 0.1}, multiple=8, match="narrow")
+
+
+@pytest.mark.parametrize(
+    ("widths", "sparsity", "left"),
+    [((16, 16), 0.5, (8, 8)), ((16, 16), 0.75, None), ((10, 32), 0.7, (2, 8)), ((8, 8), 0.5, None)],
+)
+def test_a_share_in_multiples_is_reached_or_refused(widths, sparsity, left):
+    image = keras.Input((8, 8, 1), name="image")
+    x = K.Conv2D(widths[0], 3, activation="relu", name="one")(image)
+    x = K.Conv2D(widths[1], 3, activation="relu", name="two")(x)
+    model = keras.Model(image, K.Dense(3, name="kind")(K.GlobalAveragePooling2D()(x)))
+    if left is None:
+        with pytest.raises(InputError, match=r"fewer than 1 channels|no layer can lose so many"):
+            run(model, sparsity=sparsity, multiple=8, scope="layer")
+        return
+    new, _ = run(model, sparsity=sparsity, multiple=8, scope="layer")
+    assert tuple(new.get_layer(n).filters for n in ("one", "two")) == left
 
 
 def test_taylor_goes_by_the_real_outputs():

@@ -96,6 +96,9 @@ def test_an_artifact_knows_the_models_that_its_model_was_compressed_from(cli, no
         assert "exported from another model" not in judged.err
     (tmp_path / "m.keras.edgedl.json").write_text(json.dumps({"sha256": first, "lineage": {"model_sha256": first}}))
     assert artifacts.ancestors(tmp_path / "m.keras", own) == ()  # it tells of another file
+    for damaged in ("x", {"ancestors": None}, {"model_sha256": None, "ancestors": [3]}):
+        (tmp_path / "m.keras.edgedl.json").write_text(json.dumps({"sha256": own, "lineage": damaged}))
+        assert artifacts.ancestors(tmp_path / "m.keras", own) == ()
 
 
 def test_the_table_has_the_metric_in_its_own_unit_or_says_why_it_has_none(cli, tmp_path):

@@ -197,8 +197,22 @@ def test_layers_whose_activation_was_set_apart_are_no_features():
         feature_loss(net(None, [K.Activation("tanh")]), net("tanh"), "conv", samples())
 
 
+@pytest.mark.parametrize(("activation", "feature"), [("relu", "enc"), ("sigmoid", "enc"), ("relu", "kind")])
+def test_features_may_be_outputs_of_a_quantized_model(activation, feature):
+    image = keras.Input((6, 6, 1), name="image")
+    enc = K.Conv2D(4, 3, activation=activation, name="enc")(image)
+    model = keras.Model(image, [K.Dense(3, activation="softmax", name="kind")(K.Flatten()(enc)), enc])
+    training = {"distill": {"alpha": 1.0, "features": [feature]}}
+    recipe = recipes.from_table({"step": [{"kind": "quantize", "training": training}]})
+    made = compression.run(model, recipe, samples())
+    assert [t.shape for t in made.outputs] == [t.shape for t in model.outputs]
+
+
 def test_answers_such_as_argmax_are_not_imitated():
     model, data = network(), samples()
+    classes = keras.Model(model.inputs[0], keras.ops.argmax(model.outputs[0], axis=-1))
+    with pytest.raises(InputError, match=r"distill: the outputs \w+ are no floats to imitate; name features"):
+        fine_tune(classes, data, Training(distill=Distill(alpha=1.0)), context(teacher=classes))
     both = keras.Model(model.inputs[0], [model.outputs[0], keras.ops.argmax(model.outputs[0], axis=-1)])
     taught = keras.models.clone_model(both)
     before = taught.get_weights()

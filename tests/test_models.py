@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from edgedl import models
 from edgedl.errors import InputError, UnsupportedError
+from edgedl.models.files import first_line
 from edgedl.models.macs import table
 from edgedl.models.tensors import call_flat, largest_difference
 
@@ -87,6 +88,14 @@ def test_load_refuses_missing_paths_and_plain_folders(tmp_path):
         models.load(tmp_path / "nothing.keras")
     with pytest.raises(InputError, match=r"a folder without saved_model\.pb"):
         models.load(tmp_path)
+
+
+def test_the_reason_of_a_traced_function_is_its_last_line():
+    traced = ValueError(
+        'in user code:\n\n    File "a.py", line 3, in f\n        g()\n\n    ValueError: No gradients.\n'
+    )
+    assert first_line(traced) == "ValueError: No gradients."
+    assert first_line(ValueError("one\ntwo")) == "one"
 
 
 def test_load_refuses_a_saved_model_without_keras_metadata(tmp_path):

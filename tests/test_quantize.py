@@ -428,13 +428,17 @@ def test_quantize_needs_data_and_takes_no_quantized_model(keras):
         apply(made, samples())
 
 
-def test_quantize_does_not_compare_features_that_equalize_scales(keras):
-    from edgedl.recipes import Distill
+def test_what_does_not_go_with_quantize_is_told_when_the_recipe_is_read(keras):
+    from edgedl import recipes
 
-    model, training = classifier(keras), Training(distill=Distill(features=("conv",)))
-    apply(model, samples(), training, teacher=model)
-    with pytest.raises(InputError, match=r"equalize scales what layers give, and distill features .*; leave one out"):
-        apply(model, samples(), training, teacher=model, equalize=True)
+    features = {"kind": "quantize", "training": {"distill": {"features": ["conv"]}}}
+    (step,) = recipes.from_table({"step": [features]}).steps
+    apply(classifier(keras), samples(), step.training, teacher=classifier(keras))
+    why = r"^recipe: step 2 \(quantize\): equalize scales what layers give, and distill features .*; leave one out$"
+    with pytest.raises(InputError, match=why):
+        recipes.from_table({"step": [{"kind": "fold"}, features | {"equalize": True}]})
+    with pytest.raises(InputError, match=r"step 1 \(quantize\): match and skip do not go with quantize; name the lay"):
+        recipes.from_table({"step": [{"kind": "quantize", "match": "conv"}]})
 
 
 def test_quantize_names_layers_without_integer_form(keras):

@@ -250,8 +250,11 @@ def test_the_page_has_no_validations_that_the_file_asks_for_no_more(cli, project
     none = cli("report", out, "--force")
     assert (none.code, none.out) == (2, "")
     assert none.err.startswith(f"Error: {out}: no validation of its steps has been done in it")
-    (out / ".steps.json").write_text("[")
-    assert "do edgedl run again" in cli("report", out, "--force").err
+    for damaged in ("[", "[{}]", '{"a": 1}'):
+        (out / ".steps.json").write_text(damaged)
+        answer = cli("report", out, "--force")
+        assert answer.code == 2
+        assert "do edgedl run again" in answer.err
     (out / ".steps.json").unlink()  # a run of an earlier version
     assert cli("report", out, "--force").code == 0
     assert len(json.loads((out / "report.json").read_text())["reports"]) == 2

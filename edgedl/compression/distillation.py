@@ -67,10 +67,13 @@ class Teaching:
         inputs, targets = data.take(np.arange(min(data.count, 256)))
         self.criteria = choose(student, inputs, targets, None, partial=True)
         self.student, self.trainee, self.teacher = student, student, teacher
+        self.features: list[str] = []
         if options.features:
-            self.trainee, self.teacher = self._with_features(student, teacher)
-        self.features = [s.name for s in specs(self.trainee)[1] if s.name not in names[0]]
+            self._add_features(student, teacher)
         self.kinds = self._kinds(inputs, targets, names[0])
+        if not self.kinds and not self.features:
+            message = f"{where}: distill: the outputs {', '.join(names[0])} are no floats to imitate; name features"
+            raise InputError(message)
 
     def objective(self, inputs: Any, outputs: Any, targets: Any) -> Any:
         """The loss of each sample, shape (batch,)."""
@@ -124,8 +127,8 @@ class Teaching:
         ours, theirs = (_log(x) if kind == "probabilities" else x for x in (student, teacher))
         return _mean(softened_divergence(theirs, ours, temperature))
 
-    def _with_features(self, student: keras.Model, teacher: keras.Model) -> tuple[keras.Model, keras.Model]:
-        """Both with the tensors that a pattern names as further outputs. Raises InputError for a pattern without any.
+    def _add_features(self, student: keras.Model, teacher: keras.Model) -> None:
+        """Give both the tensors that a pattern names as further outputs. Raises InputError for a pattern without any.
 
         Most steps make a flat model, whose layers are then those of the flat teacher.
         """
@@ -133,7 +136,6 @@ class Teaching:
         if not any(is_graph(op) for op in graph_operations(student)):
             teacher = graph.flattened(teacher)
         pairs = _pairs(student, teacher)
-        chosen: list[str] = []
         for pattern in self.options.features:
             found = [name for name in pairs if fnmatchcase(name, pattern)]
             if not found:
@@ -142,9 +144,9 @@ class Teaching:
                     f"of the same shape and activation; there are {', '.join(sorted(pairs)) or 'none'}"
                 )
                 raise InputError(message)
-            chosen += [name for name in found if name not in chosen]
-        ours, theirs = ({FEATURE + name: pairs[name][i] for name in chosen} for i in (0, 1))
-        return _with_outputs(student, ours), _with_outputs(teacher, theirs)
+            self.features += [FEATURE + name for name in found if FEATURE + name not in self.features]
+        ours, theirs = ({f: pairs[f.removeprefix(FEATURE)][i] for f in self.features} for i in (0, 1))
+        self.trainee, self.teacher = _with_outputs(student, ours), _with_outputs(teacher, theirs)
 
 
 def _pairs(student: keras.Model, teacher: keras.Model) -> dict[str, tuple[Any, Any]]:
@@ -173,7 +175,10 @@ def _single_calls(model: keras.Model) -> dict[str, Any]:
 
 
 def _activation(node: Any) -> str:
-    """Quantization may have set it apart."""
+    """The activation of a call, or of the one before it where this is the range that quantization gave an output."""
+    while type(node.operation).__name__ in ("FakeQuantize", "Barrier"):
+        before, number, _ = node.input_tensors[0]._keras_history
+        node = before._inbound_nodes[number]
     return activation_name(getattr(node.operation, "activation", None))
 
 

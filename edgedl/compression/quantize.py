@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from edgedl.compression.base import Context, Data, require_data
 from edgedl.compression.ranges import Estimator
 from edgedl.errors import InputError
+from edgedl.recipes import Step
 from edgedl.toml import Within
 from edgedl.types import Scheme
 
@@ -43,6 +44,15 @@ class Options:
             message = f"scheme must be one of {', '.join(SCHEMES)}; {self.scheme} is made by edgedl export --scheme"
             raise ValueError(message)
 
+    def check(self, step: Step) -> None:
+        """Raises ValueError for what a step may say, but not beside these."""
+        if step.match or step.skip:
+            message = "match and skip do not go with quantize; name the layers that stay float in keep_float"
+            raise ValueError(message)
+        if self.equalize and step.training and step.training.distill and step.training.distill.features:
+            message = "equalize scales what layers give, and distill features would pull it back; leave one out"
+            raise ValueError(message)
+
 
 class Quantize:
     """Puts a model on its integer grids; the model then carries its scheme and ranges."""
@@ -54,15 +64,5 @@ class Quantize:
         """The fake-quant model. Raises InputError without data, UnsupportedError naming a layer that cannot be."""
         from edgedl.compression import quantization
 
-        where = context.step.where
-        if context.step.match or context.step.skip:
-            message = f"{where}: match and skip do not go with quantize; name the layers that stay float in keep_float"
-            raise InputError(message)
-        distill = context.step.training and context.step.training.distill
-        if options.equalize and distill and distill.features:
-            message = (
-                f"{where}: equalize scales what layers give, and distill features would pull it back; leave one out"
-            )
-            raise InputError(message)
-        samples = require_data(data, where, "quantize")
+        samples = require_data(data, context.step.where, "quantize")
         return quantization.quantize(model, samples, options, context)

@@ -68,9 +68,7 @@ class Selection:
         if progress == 1 and whole and left.keep.all():
             why = "it is less than one channel of a layer; ask for more, or for scope global"
             if self.options.multiple > 1:
-                why = (
-                    f"channels go {self.options.multiple} at a time, and no layer has so many; give a smaller multiple"
-                )
+                why = f"channels go {self.options.multiple} at a time, and no layer can lose so many; give fewer"
             message = f"{self.where}: sparsity {self.options.sparsity} removes nothing: {why}"
             raise InputError(message)
         return left.keep
@@ -78,11 +76,11 @@ class Selection:
     def _drop_share(self, left: _Left, ids: Array, size: int, share: float) -> None:
         """Drop the least important of `ids` in place, until `share` of the `size` there were at first are gone.
 
-        Those that are too few to go `multiple` at a time stay.
+        Those of layers that cannot lose `multiple` at a time stay.
         """
         wanted = round(size * share) - (size - len(ids))
-        if wanted <= left.able(ids, 1):
-            wanted = min(wanted, left.able(ids, left.multiple))
+        if left.multiple > 1:
+            wanted = min(wanted, left.complete(ids, self.options.minimum))
         dropped = 0
         for group in ids[np.argsort(self.values[ids], kind="stable")]:
             if dropped >= wanted:
@@ -139,14 +137,14 @@ class _Left:
             for group, times in zip(*np.unique(use.outputs, return_counts=True), strict=True):
                 self.homes.setdefault(int(group), []).append((name, int(times)))
 
-    def able(self, ids: Array, multiple: int) -> int:
-        """How many of the groups could go, `multiple` at a time, were those of no other layer to go."""
+    def complete(self, ids: Array, minimum: int) -> int:
+        """How many of the groups can go `multiple` at a time, but those whose layers can lose none by `minimum`."""
         alike = Counter(tuple(self.homes.get(int(group), ())) for group in ids)
-        return sum(min(count, self._spare(homes)) // multiple * multiple for homes, count in alike.items())
-
-    def _spare(self, homes: tuple[tuple[str, int], ...]) -> int:
-        """How many groups that lie in these layers, each so many times, their layers can lose."""
-        return min(((self.counts[n] - self.least[n]) // times for n, times in homes), default=self.keep.size)
+        return sum(
+            count // self.multiple * self.multiple
+            for homes, count in alike.items()
+            if all(self.counts[name] - times * self.multiple >= minimum for name, times in homes)
+        )
 
     def obstacle(self, minimum: int) -> str:
         """What no more can be dropped for."""

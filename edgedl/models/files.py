@@ -183,6 +183,8 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message that says why, shortened to 300 characters; Keras's own is behind where."""
     lines = [ANSI.sub("", line).strip() for line in str(error).splitlines()]
     why = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    if why[:1] == ["in user code:"]:  # the traceback of a traced function, which ends with the error
+        why = why[-1:]
     return (why or [type(error).__name__])[0][:300]
 
 

@@ -38,7 +38,8 @@ class MeanIou(Thresholded, Sums):
     def terms(self, outputs: Array, targets: Array) -> Floats:
         """Intersections, then unions: shape (samples, 2 * classes)."""
         check_numbers(outputs, targets)
-        codes = outputs.dtype.kind in "biu" or (_are_classes(outputs) and outputs.max() > 1)
+        most = targets[targets != _IGNORED].max(initial=0)
+        codes = outputs.dtype.kind in "biu" or (_are_classes(outputs) and max(outputs.max(), most) > 1)
         if outputs.shape[3:] == (1,) and codes:
             outputs = outputs[..., 0]
         maps = outputs.ndim == 3 and _are_classes(outputs)
@@ -47,7 +48,7 @@ class MeanIou(Thresholded, Sums):
             raise InputError(message)
         classes = max(2, outputs.shape[-1])
         if maps:
-            classes = int(max(outputs.max(), targets[targets != _IGNORED].max(initial=0))) + 1
+            classes = int(max(outputs.max(), most)) + 1
         if classes <= 2 and (targets == _IGNORED).any() and np.isin(targets, (0, _IGNORED)).all():
             message = f"metric miou: targets are 0 and {_IGNORED}, which means no class; divide masks by {_IGNORED}"
             raise InputError(message)
