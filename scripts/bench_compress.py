@@ -71,11 +71,11 @@ def process(*command: Any, folder: Path) -> tuple[str, int]:
 
 
 def answer(*command: Any, folder: Path) -> tuple[dict[str, Any], int]:
-    """The JSON of the last line that a process prints, and its peak memory. Raises FailedError."""
+    """The JSON object that a process prints last, on lines of its own, and its peak memory. Raises FailedError."""
     out, peak = process(*command, folder=folder)
     try:
-        return dict(json.loads(out.splitlines()[-1])), peak
-    except (IndexError, ValueError) as e:
+        return dict(json.loads(out[out.rfind("\n{") + 1 :])), peak
+    except ValueError as e:
         message = f"printed no JSON last: {out[-200:]!r}"
         raise FailedError(message) from e
 

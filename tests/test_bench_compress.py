@@ -114,6 +114,14 @@ def test_a_peer_that_prints_no_seconds_has_failed(bench, tmp_path):
             bench.answer(sys.executable, "-c", program, folder=tmp_path)
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_object_that_is_printed_last_is_the_answer(bench, tmp_path, indent):
+    said = json.dumps({"rows": [{"a": 1}, {"b": [{}]}]}, indent=indent)
+    told, peak = bench.answer(sys.executable, "-c", f"print('epoch 1'); print({said!r})", folder=tmp_path)
+    assert told == {"rows": [{"a": 1}, {"b": [{}]}]}
+    assert peak > 0
+
+
 def test_both_clocks_hold_the_conversion(bench, subject, monkeypatch, tmp_path):
     rows = [{"seconds": s, "notes": [], "macs": 7} for s in (0.0, 30.0)]
 
