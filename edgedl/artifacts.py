@@ -328,7 +328,8 @@ def publish(moves: Mapping[Path, Path]) -> None:
                 copied.replace(out)
     finally:
         for copied in beside.values():
-            copied.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gone, or on a disk that has refused it already
+                copied.unlink()
 
 
 def _sweep(out: Path) -> None:

@@ -73,11 +73,9 @@ def report(run: str, *, force: bool = False, said: Said = lambda _: None) -> lis
 
 
 def _write_steps(folder: Path, steps: Sequence[Step]) -> None:
-    place = folder / STEPS
-    part = place.with_suffix(".part")
-    with artifacts.writing(place):
-        part.write_text(json.dumps([step.name for step in steps]), encoding="utf-8")
-        part.replace(place)
+    part = worker.pool().scratch("steps") / STEPS
+    part.write_text(json.dumps([step.name for step in steps]), encoding="utf-8")
+    artifacts.publish({part: folder / STEPS})
 
 
 def _read_steps(folder: Path, default: list[str]) -> list[str]:

@@ -184,7 +184,7 @@ def measure(subject: Subject, chosen: Sequence[Technique], folder: Path) -> list
     """A row a technique. Raises FailedError and EdgedlError where the model itself cannot be judged."""
     make_source = cache(partial(make_float, subject, folder))
     rows: list[Row] = []
-    macs = json.loads(process(EDGEDL, "inspect", subject.model, "--json", folder=folder)[0])["macs"]
+    macs = answer(EDGEDL, "inspect", subject.model, "--json", folder=folder)[0]["macs"]
     judge = Judge(subject, make_source(".tflite").path)
     for technique in chosen:
         print(f"{technique.key} ...", file=sys.stderr, flush=True)

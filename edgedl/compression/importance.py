@@ -154,8 +154,9 @@ def _taylor(model: keras.Model, groups: Groups, data: Any, seed: int) -> Array:
     variables = [gate.variable for gate in found]
     inputs, targets = data.take(np.arange(min(data.count, 256)))
     criteria = choose(model, inputs, targets, None, partial=True)
-    takes, names = specs(model)[0], [s.name for s in specs(model)[1]]
-    real = [s.name for s in specs(model)[1] if "float" in s.dtype]
+    takes, gives = specs(model)
+    names = [s.name for s in gives]
+    real = [s.name for s in gives if "float" in s.dtype]
     if not criteria and not real:
         message = f"importance taylor needs labels, or an output that is real; {', '.join(names)} is none: use l1"
         raise UnsupportedError(message)

@@ -68,7 +68,8 @@ class Selection:
         if progress == 1 and whole and left.keep.all():
             why = "it is less than one channel of a layer; ask for more, or for scope global"
             if self.options.multiple > 1:
-                why = f"channels go {self.options.multiple} at a time, and no layer can lose so many; give fewer"
+                multiple = self.options.multiple
+                why = f"channels go {multiple} at a time, and no layer can lose so many; give a smaller multiple"
             message = f"{self.where}: sparsity {self.options.sparsity} removes nothing: {why}"
             raise InputError(message)
         return left.keep
