@@ -28,7 +28,9 @@ _HEAD = ("kind", "method")
 class Distill:
     """Learning from the original model: `alpha` is the teacher's share of the loss, the labels have the rest.
 
-    `features` are layer patterns whose outputs the student imitates too, with `feature_weight`.
+    `features` are layer patterns whose outputs the student imitates too: `feature_weight` times the mean over them of
+    the squared error as a share of the teacher's mean square. Among them auto is the last layer of each height x width
+    that is as wide in both (`edgedl.compression.features`), or none.
     """
 
     temperature: Annotated[float, Within("(0, inf)")] = 3.0

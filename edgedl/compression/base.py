@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgedl.compression.augmentation import Augmented, check_labels
 from edgedl.compression.distillation import Teaching
+from edgedl.compression.features import AUTO
 from edgedl.errors import InputError
 from edgedl.fitting import FitOptions, FitResult, OnStep, fit
 from edgedl.fitting.checkpoints import Checkpoint
@@ -23,7 +24,7 @@ from edgedl.fitting.samples import TrainingData, batches
 from edgedl.models import specs
 from edgedl.models.saving import save
 from edgedl.models.tensors import operations, with_outputs
-from edgedl.recipes import Step, Training, check_data
+from edgedl.recipes import Distill, Step, Training, check_data
 from edgedl.toml import did_you_mean
 from edgedl.training import tasks
 from edgedl.types import Target
@@ -153,12 +154,7 @@ def fine_tune(
         check_labels(data, training.augment, where)
     samples = Augmented.of(data, training.augment, context.seed) if training.augment else data
     guard = _Guard(model, training.epochs, on_step)
-    teaching = None
-    if training.distill is not None:
-        if context.teacher is None:
-            message = f"{where}: distill needs the original model as teacher, and there is none"
-            raise InputError(message)
-        teaching = Teaching(model, context.teacher, training.distill, data, where)
+    teaching = _teaching(model, training.distill, data, context) if training.distill else None
     trainee = teaching.trainee if teaching else model
     try:
         with thawed(model) as frozen:
@@ -183,6 +179,17 @@ def fine_tune(
     for note in result.notes:
         context.say(f"{where}: {note}")
     return result
+
+
+def _teaching(model: keras.Model, options: Distill, data: TrainingData, context: Context) -> Teaching:
+    where = context.step.where
+    if context.teacher is None:
+        message = f"{where}: distill needs the original model as teacher, and there is none"
+        raise InputError(message)
+    teaching = Teaching(model, context.teacher, options, data, where)
+    if AUTO in options.features:
+        context.say(f"{where}: distill features auto: {_listed(teaching.features)}")
+    return teaching
 
 
 @contextlib.contextmanager

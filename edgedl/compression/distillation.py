@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgedl import graph
-from edgedl.compression.placement import activation_name
+from edgedl.compression.features import imitated
 from edgedl.errors import InputError
 from edgedl.fitting.losses import choose, ends_in, packed
 from edgedl.fitting.samples import TrainingData
 from edgedl.models import specs
-from edgedl.models.tensors import graph_nodes, graph_operations, is_graph, with_outputs
+from edgedl.models.tensors import graph_operations, is_graph, with_outputs
 from edgedl.recipes import Distill
 
 if TYPE_CHECKING:
@@ -59,6 +57,8 @@ class Teaching:
     def __init__(
         self, student: keras.Model, teacher: keras.Model, options: Distill, data: TrainingData, where: str
     ) -> None:
+        import tensorflow as tf
+
         self.options, self.where = options, where
         names = [[s.name for s in specs(m)[1]] for m in (student, teacher)]
         if names[0] != names[1]:
@@ -67,10 +67,11 @@ class Teaching:
         inputs, targets = data.take(np.arange(min(data.count, 256)))
         self.criteria = choose(student, inputs, targets, None, partial=True)
         self.student, self.trainee, self.teacher = student, student, teacher
-        self.features: list[str] = []
-        if options.features:
-            self._add_features(student, teacher)
-        self.kinds = self._kinds(inputs, targets, names[0])
+        self.features = self._add_features(student, teacher) if options.features else []
+        typed = {s.name: tf.cast(inputs[s.name], s.dtype) for s in specs(teacher)[0]}
+        answers = {name: answer.numpy() for name, answer in self._answers(typed).items()}
+        self.kinds = self._kinds(answers, targets, names[0])
+        self.powers = [float(np.square(answers[FEATURE + name]).mean()) or 1.0 for name in self.features]
         if not self.kinds and not self.features:
             message = f"{where}: distill: the outputs {', '.join(names[0])} are no floats to imitate; name features"
             raise InputError(message)
@@ -82,8 +83,9 @@ class Teaching:
         loss = alpha * sum(self._imitation(name, answers[name], outputs[name]) for name in self.kinds)
         if targets and alpha < 1:
             loss += (1 - alpha) * sum(c.loss(outputs, targets) for c in self.criteria)
-        for name in self.features:
-            loss += self.options.feature_weight * _mean(_square(answers[name] - outputs[name]))
+        for name, power in zip(self.features, self.powers, strict=True):
+            weight = self.options.feature_weight / len(self.features) / power
+            loss += weight * _mean(_square(answers[FEATURE + name] - outputs[FEATURE + name]))
         return loss
 
     def _answers(self, inputs: Any) -> dict[str, Any]:
@@ -94,19 +96,15 @@ class Teaching:
         names = [s.name for s in specs(self.teacher)[1]]
         return {n: tf.stop_gradient(tf.cast(t, tf.float32)) for n, t in zip(names, flat, strict=True)}
 
-    def _kinds(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], names: list[str]) -> dict[str, str]:
+    def _kinds(self, answers: Mapping[str, Any], targets: Mapping[str, Any], names: list[str]) -> dict[str, str]:
         """How each output is imitated: as probabilities, sigmoids, logits, or plain values."""
-        import tensorflow as tf
-
-        typed = {s.name: tf.cast(inputs[s.name], s.dtype) for s in specs(self.teacher)[0]}
-        answers = self._answers(typed)
         tensors = dict(zip(names, self.student.outputs, strict=True))
         logits = {c.output for c in self.criteria if c.metric_kind == "top1" and c.output in targets}
         kinds = {}
         for name in names:
             if "float" not in str(tensors[name].dtype):
                 continue  # an answer such as argmax, which nothing can follow
-            values = answers[name].numpy()
+            values = answers[name]
             several = values.ndim > 1 and values.shape[-1] > 1
             sums = several and values.min() >= 0 and np.abs(values.sum(-1) - 1).max() < 1e-2
             if sums:
@@ -127,69 +125,15 @@ class Teaching:
         ours, theirs = (_log(x) if kind == "probabilities" else x for x in (student, teacher))
         return _mean(softened_divergence(theirs, ours, temperature))
 
-    def _add_features(self, student: keras.Model, teacher: keras.Model) -> None:
-        """Give both the tensors that a pattern names as further outputs. Raises InputError for a pattern without any.
-
-        Most steps make a flat model, whose layers are then those of the flat teacher.
-        """
+    def _add_features(self, student: keras.Model, teacher: keras.Model) -> list[str]:
+        """Give both the tensors to imitate as further outputs. Returns their layers; raises as `imitated` does."""
         graph.require_graph(student)
-        if not any(is_graph(op) for op in graph_operations(student)):
+        if not any(is_graph(op) for op in graph_operations(student)):  # most steps make a flat model
             teacher = graph.flattened(teacher)
-        pairs = _pairs(student, teacher)
-        for pattern in self.options.features:
-            found = [name for name in pairs if fnmatchcase(name, pattern)]
-            if not found:
-                message = (
-                    f"{self.where}: distill features {pattern!r} hits no layer that both models have, with one output "
-                    f"of the same shape and activation; there are {', '.join(sorted(pairs)) or 'none'}"
-                )
-                raise InputError(message)
-            self.features += [FEATURE + name for name in found if FEATURE + name not in self.features]
-        ours, theirs = ({f: pairs[f.removeprefix(FEATURE)][i] for f in self.features} for i in (0, 1))
+        pairs = imitated(student, teacher, self.options.features, self.where)
+        ours, theirs = ({FEATURE + name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
         self.trainee, self.teacher = _with_outputs(student, ours), _with_outputs(teacher, theirs)
-
-
-def _pairs(student: keras.Model, teacher: keras.Model) -> dict[str, tuple[Any, Any]]:
-    """Tensors that should be alike by the name of the layer that gives them, which both models call once."""
-    ours, theirs = _single_calls(student), _single_calls(teacher)
-    takers: dict[int, list[Any]] = {}
-    for node in graph_nodes(teacher):
-        for tensor in node.input_tensors:
-            takers.setdefault(id(tensor), []).append(node)
-    gone = set(theirs) - set(ours)
-    pairs = {}
-    for name in ours:
-        if name not in theirs or _activation(ours[name]) != _activation(theirs[name]):
-            continue
-        tensor = _after_folded(theirs[name].outputs[0], takers, gone)
-        if tuple(ours[name].outputs[0].shape) == tuple(tensor.shape):
-            pairs[name] = (ours[name].outputs[0], tensor)
-    return pairs
-
-
-def _single_calls(model: keras.Model) -> dict[str, Any]:
-    """The calls with one output of the layers that are called once, by the layers' names."""
-    nodes = list(graph_nodes(model))
-    times = Counter(node.operation.name for node in nodes)
-    return {n.operation.name: n for n in nodes if times[n.operation.name] == 1 and len(n.outputs) == 1}
-
-
-def _activation(node: Any) -> str:
-    """The activation of a call, or of the one before it where this is the range that quantization gave an output."""
-    while type(node.operation).__name__ in ("FakeQuantize", "Barrier"):
-        before, number, _ = node.input_tensors[0]._keras_history
-        node = before._inbound_nodes[number]
-    return activation_name(getattr(node.operation, "activation", None))
-
-
-def _after_folded(tensor: Any, takers: Mapping[int, list[Any]], gone: set[str]) -> Any:
-    """What a layer gives once the batch normalizations that the other model has no more are folded into it."""
-    while len(after := takers.get(id(tensor), [])) == 1:
-        layer = after[0].operation
-        if type(layer).__name__ != "BatchNormalization" or layer.name not in gone:
-            break
-        tensor = after[0].outputs[0]
-    return tensor
+        return list(pairs)
 
 
 def _square(x: Any) -> Any:
