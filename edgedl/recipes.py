@@ -89,6 +89,13 @@ class Step:
         return f"{self.kind}.{self.method}" if self.method else self.kind
 
 
+def refuse_training(step: Step) -> None:
+    """The `check` of options whose step trains nothing. Raises ValueError where it is told to."""
+    if step.training is not None:
+        message = "training: this step only removes what is not needed; give training to a later step"
+        raise ValueError(message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A name and its steps."""

@@ -20,6 +20,7 @@ from edgedl.compression.removal import removed
 from edgedl.errors import EdgedlError, UnsupportedError
 from edgedl.fitting.samples import TrainingData
 from edgedl.models import specs
+from edgedl.recipes import Step, refuse_training
 from edgedl.toml import Within
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Options:
     proof: Annotated[float, Within("(0, 1)")] = 1e-5
     on_data: bool = True
     samples: Annotated[int, Within("[1, inf)")] = 2000
+
+    def check(self, step: Step) -> None:
+        """Raises ValueError for training, of which this does none."""
+        refuse_training(step)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

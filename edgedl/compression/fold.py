@@ -14,6 +14,7 @@ import numpy as np
 from edgedl import graph
 from edgedl.compression.base import Context, Data, matching_layers
 from edgedl.graph import Call, Graph, Replacement
+from edgedl.recipes import Step, refuse_training
 
 if TYPE_CHECKING:
     import keras
@@ -32,6 +33,10 @@ FOLDABLE = {
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """`fold` has no keys of its own."""
+
+    def check(self, step: Step) -> None:
+        """Raises ValueError for training, of which this does none."""
+        refuse_training(step)
 
 
 def batch_norm_affine(
