@@ -18,7 +18,6 @@ from edgedl.validation.gates import Gates
 SIZES = ("size_bytes", "compressed_bytes")
 COSTS = ("arena_bytes", "instructions", "cpu_fallback_ops")
 TIMES = ("latency_ms", "latency_p90_ms", "first_inference_ms", "load_ms")  # of a host: two sessions do not compare
-PARTS = ("class", "slice")
 LEAST_SAMPLES = 30  # of a class or slice that can show a loss
 ROUNDING = 1e-12  # of a difference of two figures that were rounded to doubles
 
@@ -99,7 +98,7 @@ def _drops(old: Mapping[str, Any], new: Mapping[str, Any], gates: Gates) -> Iter
         key: replace(_drop(before.get(key), after.get(key), limit), name=_name(*key)) for key, limit in limits.items()
     }
     if limit is not None:
-        parts = {key: check for key, check in rows.items() if key[0] in PARTS}
+        parts = {key: check for key, check in rows.items() if key[0] in release_note.PARTS}
         rows |= _unproven(parts, before, after, limit)
     yield from sorted(rows.values(), key=lambda check: -(check.measured or 0.0))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgedl.reporting import text
 
-PARTS = ("class_drop", "slice_drop")  # after the name of the class or slice
+PARTS = ("class", "slice")  # of the data, whose check is NAME.class_drop
 LISTED = 5  # of the classes and slices that changed, the first so many are written out
 
 
@@ -53,7 +53,7 @@ def _told(unit: str, *values: float) -> list[str]:
 def _quality(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The metric, then the classes and slices that got worse, then how many got better."""
     measured = [c for c in checks if c["measured"] is not None]
-    parts = [c for c in measured if c["name"].rpartition(".")[2] in PARTS]
+    parts = [c for c in measured if c["name"].rpartition(".")[2].removesuffix("_drop") in PARTS]
     for check in measured:
         if check not in parts:
             yield f"{check['name'].removesuffix('_drop')}: {check['why']} ({_signed(check)})."
