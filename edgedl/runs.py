@@ -47,6 +47,8 @@ def run(file: str, *, out: str | None = None, said: Said = lambda _: None) -> tu
                 reports.append(report)
                 codes.append(pipeline.exit_code(report.verdict, step.on_inconclusive))
         written = reporting.write(reports, folder) if reports else []
+        if not reports and (page := folder / "report.html").exists():
+            said(f"note: {page} is of an earlier run: the pipeline file has no [[validate]] any more")
     answer = {
         "verdict": Verdict.worst([r.verdict for r in reports]).value,
         "exit_code": 6 if 6 in codes else max(codes, default=0),

@@ -246,7 +246,9 @@ def test_the_page_has_no_validations_that_the_file_asks_for_no_more(cli, project
     assert json.loads((out / "report.json").read_text())["verdict"] == "pass"
     assert (out / "validate-2" / "report.json").exists()  # it may come back
     write(file, MODEL + EXPORT)
-    assert run(cli, file)[0].code == 0
+    answer = run(cli, file)[0]
+    assert answer.code == 0
+    assert f"note: {out / 'report.html'} is of an earlier run: the pipeline file has no [[validate]] any" in answer.err
     none = cli("report", out, "--force")
     assert (none.code, none.out) == (2, "")
     assert none.err.startswith(f"Error: {out}: no validation of its steps has been done in it")
