@@ -65,6 +65,9 @@ class Training:
         if self.average and self.patience:
             message = "average keeps the mean of the last weights, patience those of the best epoch: leave one out"
             raise ValueError(message)
+        if self.average and self.schedule != "constant":
+            message = f"average takes the place of a schedule: leave it or schedule = {self.schedule!r} out"
+            raise ValueError(message)
         for kind in self.augment:
             if kind in ("mixup", "auto") and (self.distill is None or self.distill.alpha < 1):
                 message = f"augment {kind} makes samples without labels: it needs distill = {{ alpha = 1 }}"

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from students import context, samples
 
-from edgedl.compression.augmentation import Augmented, flipped, jittered, mixed, shifted, zoomed
+from edgedl.compression.augmentation import Augmented, augmented, flipped, jittered, mixed, shifted, zoomed
 from edgedl.compression.base import fine_tune
 from edgedl.errors import InputError
 from edgedl.fitting.samples import TrainingData
@@ -104,3 +104,14 @@ def test_jitter_varies_brightness_contrast_and_saturation_within_the_range(kind,
     assert 1.46 < contrasts.max() < 1.57
     tints = np.ptp(coloured, axis=3)[:, 0, 0] / coloured.mean(axis=(1, 2, 3))
     assert tints.min() < 0.25 < 0.35 < tints.max()
+
+
+@pytest.mark.parametrize("kind", ["flip", "shift", "zoom", "color", "mixup"])
+def test_images_of_one_sample_vary_alike(kind):
+    image = np.random.default_rng(0).random((16, 8, 8, 3), np.float32)
+    two = augmented({"before": image, "after": image}, (kind,), np.random.default_rng(0))
+    np.testing.assert_array_equal(two["before"], two["after"])
+    assert not np.array_equal(two["after"], image)
+    generator = np.random.default_rng(0)
+    first, second = (augmented({"before": image, "after": image}, (kind,), generator)["after"] for _ in range(2))
+    assert not np.array_equal(first, second)

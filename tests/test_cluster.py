@@ -216,6 +216,20 @@ def test_clusters_survive_a_later_training_step(compress, domain, match):
     assert not np.array_equal(kernels_of(made)["depth"], kernels_of(clustered)["depth"])
 
 
+@pytest.mark.parametrize("options", [{"equalize": True}, {"rounding": "adaround"}])
+def test_float_clusters_survive_quantization(compress, options):
+    clustered, _ = compress({"domain": "float", "clusters": 8, "match": "wide"})
+
+    made, said = compress({"kind": "quantize", **options}, model=clustered)
+
+    wide = made.get_layer("wide")
+    codes = wide.matrix(np.rint(wide.variable.numpy() / wide.scales))
+    assert max(len(np.unique(column)) for column in codes.T) <= 8
+    assert any("not equalized, as their weights share values or codes: wide" in n for n in said) == (
+        "equalize" in options
+    )
+
+
 def test_codes_and_scales_stay_while_weights_train_and_the_rate_holds_the_size():
     draw = np.random.default_rng(0).normal
     matrix = draw(size=(300, 8)).astype(np.float32)

@@ -5,7 +5,7 @@ from students import context, network, samples
 
 from edgedl import compression, recipes
 from edgedl.compression.augmentation import Augmented
-from edgedl.compression.base import fine_tune, matching_layers, re_estimate_batch_norm
+from edgedl.compression.base import _Guard, fine_tune, matching_layers, re_estimate_batch_norm
 from edgedl.errors import InputError
 from edgedl.fitting.samples import TrainingData
 from edgedl.recipes import Distill, Training
@@ -124,6 +124,17 @@ def test_training_that_diverges_keeps_the_last_good_weights(tmp_path):
     saved = keras.saving.load_model(tmp_path / "last-good.keras", compile=False)
     np.testing.assert_array_equal(saved.get_layer("conv").kernel, model.get_layer("conv").kernel)
     assert np.abs(model.get_layer("conv").get_weights()[0] - good[0]).max() > 0
+
+
+def test_what_is_kept_on_several_devices_is_of_the_copy_that_trains():
+    model = network()
+    copy = keras.models.clone_model(model)
+    copy.set_weights([w + 1 for w in model.get_weights()])
+    guard = _Guard(model, 2, None)
+    guard(copy, 3, 6)
+    assert guard.epoch == 1
+    for kept, trained in zip(guard.weights, copy.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, trained)
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -77,7 +77,8 @@ def test_auto_features_are_the_last_of_each_resolution_that_is_as_wide_in_both()
     def net(inner, wide=8):
         keras.utils.set_random_seed(0)
         image = keras.Input((6, 6, 1), name="image")
-        x = K.Conv2D(inner, 3, padding="same", name="inner")(image)
+        x = K.Rescaling(0.5, name="untrained")(K.ZeroPadding2D(name="padded")(image))
+        x = K.Conv2D(inner, 3, name="inner")(x)
         x = K.Conv2D(4, 3, padding="same", name="end_6")(x)
         y = K.Conv2D(wide, 3, strides=2, padding="same", name="end_3")(x)
         y = K.Conv2D(inner, 1, name="narrowed")(y)
@@ -100,6 +101,8 @@ def test_auto_features_are_floats_and_may_be_none():
     image = keras.Input((6, 6, 1), name="image")
     classes = keras.Model(image, keras.ops.argmax(K.Conv2D(3, 1, name="map")(image), axis=-1))
     assert list(imitated(classes, classes, ("auto",), "here")) == ["map"]
+    with pytest.raises(InputError, match=r"hits no layer .*; there are map$"):
+        imitated(classes, classes, ("arg*",), "here")
     vector = keras.Input((4,), name="vector")
     model = keras.Model(vector, K.Dense(3, activation="softmax", name="kind")(K.Dense(5)(vector)))
     data = TrainingData(inputs={"vector": np.ones((8, 4), np.float32)}, targets={})
@@ -173,6 +176,16 @@ def test_features_may_be_outputs_of_a_quantized_model(activation, feature):
     recipe = recipes.from_table({"step": [{"kind": "quantize", "training": training}]})
     made = compression.run(model, recipe, samples())
     assert [t.shape for t in made.outputs] == [t.shape for t in model.outputs]
+
+
+def test_what_is_imitated_without_temperature_is_said():
+    said = []
+    for end, labels in (("linear", False), ("linear", True), ("softmax", False)):
+        training = Training(distill=Distill(alpha=1))
+        fine_tune(network(0, end), samples(labels=labels), training, context(teacher=network(1, end), say=said.append))
+    (note,) = [line for line in said if "temperature" in line]
+    assert note.startswith("r.toml: step 1 (x): imitated by squared error, without temperature, as neither")
+    assert note.endswith(": kind")
 
 
 def test_answers_such_as_argmax_are_not_imitated():

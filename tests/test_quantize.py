@@ -437,6 +437,9 @@ def test_what_does_not_go_with_quantize_is_told_when_the_recipe_is_read(keras):
     why = r"^recipe: step 2 \(quantize\): equalize scales what layers give, and distill features .*; leave one out$"
     with pytest.raises(InputError, match=why):
         recipes.from_table({"step": [{"kind": "fold"}, features | {"equalize": True}]})
+    rounded = {"kind": "quantize", "rounding": "adaround", "training": {}}
+    with pytest.raises(InputError, match=r"step 1 \(quantize\): rounding adaround chooses each weight's code for good"):
+        recipes.from_table({"step": [rounded]})
     with pytest.raises(InputError, match=r"step 1 \(quantize\): match and skip do not go with quantize; name the lay"):
         recipes.from_table({"step": [{"kind": "quantize", "match": "conv"}]})
 

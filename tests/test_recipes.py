@@ -120,6 +120,19 @@ def test_dead_channels_go_without_training(write):
         recipes.load(write('[[step]]\nkind = "prune"\nmethod = "dead"\ntraining = { epochs = 2 }\n'))
 
 
+@pytest.mark.parametrize(
+    ("training", "told"),
+    [
+        ({"patience": 2, "schedule": "cosine"}, "where schedule cosine would start again; leave one out"),
+        ({"average": True, "schedule": "cosine"}, "average takes the place of a schedule: leave it or schedule"),
+    ],
+)
+def test_rates_that_would_not_be_what_they_say(training, told):
+    step = {"kind": "prune", "method": "magnitude", "sparsity": 0.5, "training": training}
+    with pytest.raises(InputError, match=rf"recipe: step 1 \(prune\): .*{told}"):
+        recipes.from_table({"step": [step]})
+
+
 @pytest.mark.parametrize("kind", ["mixup", "auto"])
 def test_samples_without_labels_need_a_teacher_alone(write, kind):
     with pytest.raises(InputError, match=rf"{kind} makes samples without labels: it needs distill = {{ alpha = 1 }}"):

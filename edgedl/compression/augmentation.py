@@ -74,10 +74,14 @@ def check_labels(data: TrainingData, kinds: tuple[str, ...], where: str) -> None
 
 
 def augmented(inputs: Mapping[str, Array], kinds: tuple[str, ...], generator: np.random.Generator) -> dict[str, Array]:
-    """A variant of each image: # (n, height, width, channels) -> the same shape and type; other inputs stay."""
-    varied = {}
+    """A variant of each image: # (n, height, width, channels) -> the same shape and type; other inputs stay.
+
+    Several images of a sample vary alike: what one sees on its left the other does.
+    """
+    varied, start = {}, generator.bit_generator.state
     for name, batch in inputs.items():
         if batch.ndim == IMAGE_RANK:
+            generator.bit_generator.state = start
             asked = (*kinds, *(AUTO.get(batch.shape[-1], ()) if "auto" in kinds else ()))
             if "flip" in asked:
                 batch = flipped(batch, generator)

@@ -187,6 +187,9 @@ def _teaching(model: keras.Model, options: Distill, data: TrainingData, context:
         message = f"{where}: distill needs the original model as teacher, and there is none"
         raise InputError(message)
     teaching = Teaching(model, context.teacher, options, data, where)
+    if plain := [name for name, kind in teaching.kinds.items() if kind == "values"]:
+        why = "neither probabilities nor logits of labelled classes"
+        context.say(f"{where}: imitated by squared error, without temperature, as {why}: {_listed(plain)}")
     if AUTO in options.features:
         context.say(f"{where}: distill features auto: {_listed(teaching.features)}")
     return teaching
@@ -255,12 +258,12 @@ class _Guard:
         self.subject: Any = None
 
     def __call__(self, trainee: Any, done: int, total: int) -> None:
+        self.subject = self.subject or self._subject(trainee)
         if self.on_step:
-            self.subject = self.subject or self._subject(trainee)
             self.on_step(self.subject, done, total)
         steps = total // self.epochs
-        if done % steps == 0:
-            weights = [w.numpy() for w in self.model.weights]
+        if done % steps == 0:  # on several devices it is a copy that trains
+            weights = self.subject.get_weights()
             if all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f"):
                 self.weights, self.epoch = weights, done // steps
 

@@ -101,6 +101,9 @@ class Options:
         if self.goal is None and self.scope in ("balanced", "best"):
             message = f"scope {self.scope} weighs what channels cost: give a goal, such as {{ macs = 0.5 }}"
             raise ValueError(message)
+        if self.goal is None and self.per_cost is not None:
+            message = "per_cost weighs channels by what they save of a goal, such as { macs = 0.5 }: leave it out"
+            raise ValueError(message)
 
 
 class Channels:
@@ -204,6 +207,8 @@ class _Run:
         if self.options.reconstruct and self.data is not None and self.data.count:
             reconstruct(made, self.model, groups, keep, self.data, seed=self.context.seed)
         re_estimate_batch_norm(made, self.data, seed=self.context.seed)
+        if self.data is None:
+            self.context.say(f"{self.where}: no data: kernels were not fitted, statistics are those of before")
         return made
 
     def _best_scope(self) -> Scope:

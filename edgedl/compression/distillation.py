@@ -11,7 +11,7 @@ from edgedl import graph
 from edgedl.compression.features import imitated
 from edgedl.errors import InputError
 from edgedl.fitting.losses import choose, ends_in, packed
-from edgedl.fitting.samples import TrainingData
+from edgedl.fitting.samples import TrainingData, batches
 from edgedl.models import specs
 from edgedl.models.tensors import graph_operations, is_graph, with_outputs
 from edgedl.recipes import Distill
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SMALLEST = 1e-7  # a probability's floor before its logarithm is taken
 FEATURE = "feature."
+SEEN, SEEN_BATCH = 256, 32  # samples that show what the teacher answers, and how many at a time
 
 
 def softened_divergence(teacher: Any, student: Any, temperature: float) -> Any:
@@ -57,21 +58,17 @@ class Teaching:
     def __init__(
         self, student: keras.Model, teacher: keras.Model, options: Distill, data: TrainingData, where: str
     ) -> None:
-        import tensorflow as tf
-
         self.options, self.where = options, where
         names = [[s.name for s in specs(m)[1]] for m in (student, teacher)]
         if names[0] != names[1]:
             message = f"{where}: the teacher's outputs are {names[1]}, the model's {names[0]}"
             raise InputError(message)
-        inputs, targets = data.take(np.arange(min(data.count, 256)))
+        inputs, targets = data.take(np.unique(np.linspace(0, data.count - 1, SEEN).astype(int)))
         self.criteria = choose(student, inputs, targets, None, partial=True)
         self.student, self.trainee, self.teacher = student, student, teacher
         self.features = self._add_features(student, teacher) if options.features else []
-        typed = {s.name: tf.cast(inputs[s.name], s.dtype) for s in specs(teacher)[0]}
-        answers = {name: answer.numpy() for name, answer in self._answers(typed).items()}
+        answers, self.powers = self._seen(inputs, names[0])
         self.kinds = self._kinds(answers, targets, names[0])
-        self.powers = [float(np.square(answers[FEATURE + name]).mean()) or 1.0 for name in self.features]
         if not self.kinds and not self.features:
             message = f"{where}: distill: the outputs {', '.join(names[0])} are no floats to imitate; name features"
             raise InputError(message)
@@ -95,6 +92,20 @@ class Teaching:
         flat = keras.tree.flatten(self.teacher(packed(self.teacher, list(inputs.values())), training=False))
         names = [s.name for s in specs(self.teacher)[1]]
         return {n: tf.stop_gradient(tf.cast(t, tf.float32)) for n, t in zip(names, flat, strict=True)}
+
+    def _seen(self, inputs: Mapping[str, Any], names: list[str]) -> tuple[dict[str, Any], list[float]]:
+        """What the teacher answers, and the mean square of each feature, which is not kept."""
+        import tensorflow as tf
+
+        answers: dict[str, list[Any]] = {name: [] for name in names}
+        sums = np.zeros(len(self.features))
+        count = len(next(iter(inputs.values())))
+        for rows in batches(np.arange(count), SEEN_BATCH):
+            found = self._answers({s.name: tf.cast(inputs[s.name][rows], s.dtype) for s in specs(self.teacher)[0]})
+            sums += [len(rows) / count * float(tf.reduce_mean(_square(found[FEATURE + n]))) for n in self.features]
+            for name in names:
+                answers[name].append(found[name].numpy())
+        return {name: np.concatenate(parts) for name, parts in answers.items()}, [float(s) or 1.0 for s in sums]
 
     def _kinds(self, answers: Mapping[str, Any], targets: Mapping[str, Any], names: list[str]) -> dict[str, str]:
         """How each output is imitated: as probabilities, sigmoids, logits, or plain values."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedl.compression.placement import KERNELS, activation_name, activation_of
+from edgedl.compression.preservation import shared_values
 from edgedl.compression.rounding import is_on_grid, kernel_scales
 from edgedl.graph import Call, Graph
 
@@ -100,13 +101,13 @@ def _follower(walked: Graph, call: Call) -> Call | None:
 
 
 def equalize(model: keras.Model, walked: Graph) -> tuple[int, list[str]]:
-    """Equalize the kernels of `model` in place. Returns the number of pairs, and those left as their codes are set.
+    """Equalize the kernels of `model` in place. Returns the number of pairs, and those left as their values are set.
 
-    A kernel that is on its int8 grid already would leave it.
+    A kernel that is on its int8 grid already would leave it, and one whose weights share values would have more.
     """
     layers: dict[str, Any] = {layer.name: layer for layer in model.layers}
     found = pairs(walked)
-    left = [second for _, second in found if _has_codes(layers[second])]
+    left = [second for _, second in found if _is_set(layers[second])]
     chosen = [pair for pair in found if pair[1] not in left]
     for _ in range(ROUNDS):
         largest = 0.0
@@ -125,9 +126,9 @@ def equalize(model: keras.Model, walked: Graph) -> tuple[int, list[str]]:
     return len(chosen), left
 
 
-def _has_codes(layer: Any) -> bool:
+def _is_set(layer: Any) -> bool:
     from edgedl.compression.fake_quant import KERNEL_LAYERS
 
-    kernel = layer.get_weights()[0]
-    summed = KERNEL_LAYERS[type(layer).__name__].summed
-    return is_on_grid(kernel, kernel_scales(kernel, summed))
+    kernel, kind = layer.get_weights()[0], type(layer).__name__
+    on_grid = is_on_grid(kernel, kernel_scales(kernel, KERNEL_LAYERS[kind].summed))
+    return on_grid or shared_values(output_matrix(kernel, kind)) is not None

@@ -41,34 +41,46 @@ def imitated(student: keras.Model, teacher: keras.Model, patterns: Sequence[str]
 
 
 def stage_ends(pairs: Pairs) -> Pairs:
-    """The last floats of each height x width, or length, above 1, as in Zagoruyko and Komodakis, arXiv:1612.03928.
+    """The last tensor of each height x width, or length, above 1, as in Zagoruyko and Komodakis, arXiv:1612.03928.
 
     That is what the blocks of one resolution have made together, and what channel removal leaves whole the longest.
+    Where a model leaves its sizes free, one resolution looks like another, and only the last of all is taken.
     """
     ends = {}
     for name, (ours, _) in pairs.items():
         places = tuple(ours.shape[1:-1])
-        if "float" in str(ours.dtype) and any(size is None or size > 1 for size in places):
+        if any(size is None or size > 1 for size in places):
             ends[places] = name
     return {name: pairs[name] for name in ends.values()}
 
 
 def _pairs(student: keras.Model, teacher: keras.Model) -> Pairs:
-    """Tensors that should be alike by the name of the layer that gives them, which both models call once."""
+    """Floats that should be alike, and that training moves, by the layer that gives them, which both call once."""
     ours, theirs = _single_calls(student), _single_calls(teacher)
     takers: dict[int, list[Any]] = {}
     for node in graph_nodes(teacher):
         for tensor in node.input_tensors:
             takers.setdefault(id(tensor), []).append(node)
-    gone = set(theirs) - set(ours)
+    gone, trained = set(theirs) - set(ours), _trained(student)
     pairs = {}
     for name in ours:
         if name not in theirs or _activation(ours[name]) != _activation(theirs[name]):
             continue
         tensor = _after_folded(theirs[name].outputs[0], takers, gone)
-        if tuple(ours[name].outputs[0].shape) == tuple(tensor.shape):
-            pairs[name] = (ours[name].outputs[0], tensor)
+        mine = ours[name].outputs[0]
+        if id(mine) in trained and "float" in str(mine.dtype) and tuple(mine.shape) == tuple(tensor.shape):
+            pairs[name] = (mine, tensor)
     return pairs
+
+
+def _trained(model: keras.Model) -> set[int]:
+    """The tensors, by `id`, with trainable weights before them."""
+    found: set[int] = set()
+    for node in graph_nodes(model):
+        weights = getattr(node.operation, "trainable_weights", ())
+        if weights or any(id(tensor) in found for tensor in node.input_tensors):
+            found |= {id(tensor) for tensor in node.outputs}
+    return found
 
 
 def _single_calls(model: keras.Model) -> dict[str, Any]:

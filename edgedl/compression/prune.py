@@ -19,6 +19,7 @@ from edgedl.compression.preservation import Steps, preserved
 from edgedl.compression.sparsity import Mask, Schedule
 from edgedl.errors import InputError
 from edgedl.models.tensors import operations
+from edgedl.recipes import Step, Training
 from edgedl.toml import Within
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ class MagnitudeOptions:
     scope: Literal["layer", "global"] = "layer"
     schedule: Schedule = "polynomial"
     ramp: Annotated[float, Within("(0, 1]")] = 0.8
+
+    def check(self, step: Step) -> None:
+        """Raises ValueError for a rate that would start again after the ramp."""
+        _check_rate(step.training, self.schedule)
+
+
+def _check_rate(training: Training | None, schedule: Schedule) -> None:
+    if schedule == "polynomial" and training and training.patience and training.schedule == "cosine":
+        message = "patience counts from the end of the ramp, where schedule cosine would start again; leave one out"
+        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +81,10 @@ class BlockOptions:
         if len(self.block) != 2 or self.block == (1, 1):
             message = f"block must be two sizes, not both 1, such as [4, 1]; got {list(self.block)}"
             raise ValueError(message)
+
+    def check(self, step: Step) -> None:
+        """Raises ValueError for a rate that would start again after the ramp."""
+        _check_rate(step.training, self.schedule)
 
 
 class Magnitude:

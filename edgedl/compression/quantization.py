@@ -17,7 +17,7 @@ from edgedl.compression.fake_quant import Adapt, FakeQuantize, KernelLayer, as_f
 from edgedl.compression.fake_quant_graph import AFFINE, prepared, quantized
 from edgedl.compression.fold import fold
 from edgedl.compression.placement import Plan, is_real, plan, weights_alone
-from edgedl.compression.preservation import preserved
+from edgedl.compression.preservation import preserved, shared_values
 from edgedl.compression.quantize import Options
 from edgedl.errors import InputError
 from edgedl.fitting.pointwise import sampled_first
@@ -97,7 +97,7 @@ def _equalize(model: keras.Model, context: Context) -> None:
     model.set_weights(after)
     graph.prove(unchanged, model, PROOF, what="the equalized model")
     if left:
-        context.say(f"{context.step.where}: not equalized, as their weights are on integer codes: {', '.join(left)}")
+        context.say(f"{context.step.where}: not equalized, as their weights share values or codes: {', '.join(left)}")
     elif not pairs:
         context.say(f"{context.step.where}: equalize found no two layers that follow each other through ReLU alone")
 
@@ -231,7 +231,7 @@ def _adaround(model: keras.Model, samples: _Samples, context: Context) -> None:
     for i, layer in enumerate(layers):
         progress("rounding", i, len(layers))
         kernel, scales = layer.variable.numpy(), layer.scales
-        if rounding.is_on_grid(kernel, scales):
+        if rounding.is_on_grid(kernel, scales) or shared_values(layer.matrix(kernel)) is not None:
             continue
         found = list(layerwise.pairs(layer))
         common = [slice(min(sizes)) for sizes in zip(*(x.shape[1:] for x, _ in found), strict=True)]  # of its calls

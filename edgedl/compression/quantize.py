@@ -49,6 +49,9 @@ class Options:
         if step.match or step.skip:
             message = "match and skip do not go with quantize; name the layers that stay float in keep_float"
             raise ValueError(message)
+        if self.rounding == "adaround" and step.training:
+            message = "rounding adaround chooses each weight's code for good, which training would undo; leave one out"
+            raise ValueError(message)
         if self.equalize and step.training and step.training.distill and step.training.distill.features:
             message = "equalize scales what layers give, and distill features would pull it back; leave one out"
             raise ValueError(message)

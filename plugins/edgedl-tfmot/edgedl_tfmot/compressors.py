@@ -28,7 +28,10 @@ TFLITE = "tfmot-int8.tflite"
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions:
-    """`sparsity` of every layer's kernel; `m_by_n` = (2, 4) zeros two of four; `block` of Dense kernels is one zero."""
+    """`sparsity` of every layer's kernel; `block` of Dense kernels is one zero.
+
+    `m_by_n` = (2, 4) zeros two of four, at once, in the place of all these.
+    """
 
     sparsity: float = 0.5
     schedule: Literal["polynomial", "constant"] = "polynomial"
@@ -37,6 +40,9 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
+        if self.m_by_n is not None and (self.sparsity, self.schedule, self.block) != (0.5, "polynomial", (1, 1)):
+            message = "m_by_n says how many go, at once: leave sparsity, schedule and block out"
+            raise ValueError(message)
         if not 0 < self.sparsity < 1:
             message = f"sparsity must be in (0, 1), got {self.sparsity}"
             raise ValueError(message)

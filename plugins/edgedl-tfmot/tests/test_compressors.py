@@ -87,6 +87,7 @@ def test_qat_gives_weights_on_the_grid_and_tfmots_own_file(samples, tmp_path):
         ({"method": "qat", "training": {"distill": {}}}, "TFMOT's training has no distill"),
         ({"method": "prune", "sparsity": 1.0}, "sparsity must be in (0, 1), got 1.0"),
         ({"method": "prune", "m_by_n": [4, 4]}, "m_by_n must be [m, n]"),
+        ({"method": "prune", "m_by_n": [2, 4], "sparsity": 0.8}, "m_by_n says how many go, at once: leave sparsity, "),
         ({"method": "cluster", "clusters": 2, "preserve_sparsity": True}, "clusters must be 3 or more, got 2"),
         ({"method": "pruen"}, "did you mean 'prune'"),
     ],
