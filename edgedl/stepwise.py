@@ -30,9 +30,10 @@ from edgedl import (
 )
 from edgedl.data import Bound, Dataset
 from edgedl.errors import EdgedlError, UnsupportedError
+from edgedl.latency import prediction, requests
 from edgedl.model_file import ModelFile
 from edgedl.recipes import Recipe
-from edgedl.types import Artifact, Lineage, Scheme, to_json
+from edgedl.types import Artifact, Lineage, Scheme, Target, to_json
 from edgedl.validation import benchmark, metrics
 from edgedl.validation.benchmark import Timing
 from edgedl.validation.evaluate import Setting
@@ -62,7 +63,7 @@ class Request:
 class Row:
     """One line of the table: the model after a step (`step` "original" before the first). Fractions, bytes, ms.
 
-    `score` is of the `metric`, in its `unit`.
+    `score` is of the `metric`, in its `unit`; `latency_ms` is measured on this machine, that of a target predicted.
     """
 
     step: str
@@ -78,6 +79,7 @@ class Row:
     size_bytes: int | None = None
     compressed_bytes: int | None = None
     latency_ms: float | None = None
+    target_latency_ms: float | None = None
     seconds: float = 0.0
     gains: str = ""
     notes: tuple[str, ...] = ()
@@ -91,6 +93,7 @@ class _Doing:
     samples: int
     judged: Dataset | None
     judged_as: Bound | None  # the same by the model's own names
+    target: Target | None
     said: Callable[[str], None]
     rows: list[Row] = field(default_factory=list)
     artifacts: list[Artifact | None] = field(default_factory=list)
@@ -114,6 +117,7 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
         samples=dataset.count if dataset else 0,
         judged=judged,
         judged_as=bound if judged is dataset or judged is None else _bound(original, judged),
+        target=targets.load(request.target) if request.target else None,
         said=said,
     )
     for step in recipe.steps:
@@ -122,8 +126,8 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
             recipes.check_data(step.training, step.where, labelled=labelled)
     _measure(doing, "original", original, original, 0.0, _unjudged(doing, original))
     model, chain = original, [__version__, original.sha256, _sha256(doing.arrays), request.seed]
-    if request.target:
-        chain.append(repr(targets.load(request.target)))
+    if doing.target:
+        chain.append(repr(doing.target))
     for number, step in enumerate(recipe.steps):
         chain.append(repr(replace(step, where="")))
         model, told = _step(doing, number, model, original, chain)
@@ -276,6 +280,7 @@ def _measure(
     doing.artifacts.append(artifact)
     before = doing.artifacts[-2] if len(doing.artifacts) > 1 else None
     timings = _timings(*(a for a in (artifact, before) if a is not None)) if artifact else []
+    there, refused = _on_target(doing, artifact)
     quicker = False
     if len(timings) > 1:
         told = benchmark.compare(timings[1], timings[0])
@@ -288,8 +293,9 @@ def _measure(
         size_bytes=artifact.size_bytes if artifact else None,
         compressed_bytes=artifact.compressed_bytes if artifact else None,
         latency_ms=timings[0].latency_ms if timings else None,
+        target_latency_ms=there,
         seconds=seconds,
-        notes=(*notes, *trouble),
+        notes=(*notes, *trouble, *refused),
         **_judged(doing, model, original),
     )
     doing.rows.append(replace(row, gains=_gains(doing.rows[-1], row, quicker=quicker)) if doing.rows else row)
@@ -321,6 +327,17 @@ def _timings(*files: Artifact) -> list[Timing]:
     setting = Setting(runtime=artifacts.runtime_for(FORMAT))
     entries = [(a, setting, benchmark.random_inputs(a, 0)) for a in files]
     return benchmark.measure(entries, repeats=REPEATS)
+
+
+def _on_target(doing: _Doing, artifact: Artifact | None) -> tuple[float | None, tuple[str, ...]]:
+    """Its latency on the target, predicted from published figures; else None, and why, said once."""
+    target = doing.target
+    if artifact is None or target is None or target.id == requests.HOST:
+        return None, ()
+    found = requests.of_artifact("", artifacts.describe(artifact.path), prediction.places(target))
+    why = f"no latency on {target.id}: {found.refused}"
+    said = not found.refused or any(why in row.notes for row in doing.rows)
+    return found.latency_ms, () if said else (why,)
 
 
 def _unjudged(doing: _Doing, model: ModelFile) -> tuple[str, ...]:

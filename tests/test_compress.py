@@ -151,6 +151,26 @@ def test_a_target_may_be_a_file_and_is_part_of_what_a_step_hangs_on(cli, normed,
         assert "step 1 ..." in done.err
 
 
+def test_the_latency_on_a_target_is_predicted_where_figures_allow(cli, tmp_path, schema):
+    import keras
+
+    wide = [keras.layers.Conv2D(64, 3, name=f"conv_{i}") for i in range(3)]
+    layers = [keras.Input((32, 32, 16), name="image"), *wide, keras.layers.GlobalAveragePooling2D()]
+    keras.Sequential([*layers, keras.layers.Dense(3)]).save(tmp_path / "m.keras")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((8, 32, 32, 16), np.float32))
+    (tmp_path / "r.toml").write_text('[[step]]\nkind = "fold"\n[[step]]\nkind = "quantize"\n')
+    given = ("--recipe", tmp_path / "r.toml", "--data", tmp_path / "x.npz", "--target", "nucleo-u575zi-q")
+    answer = cli("compress", tmp_path / "m.keras", *given, "-o", tmp_path / "q.keras", "--json")
+    jsonschema.validate(answer.json, schema("compress"))
+    *floats, integers = (row["target_latency_ms"] for row in answer.json["rows"])
+    assert floats == [None, None]
+    assert 500 < integers < 10_000
+    assert "on target" in answer.err
+    told = [note for row in answer.json["rows"] for note in row["notes"] if "no latency on" in note]
+    figures = "no published figures, or too few, of tflm in float32; there are some for precision int8"
+    assert told == [f"no latency on nucleo-u575zi-q: {figures}"]
+
+
 def test_a_run_keeps_to_the_recipe_it_began_with(normed, tmp_path):
     recipe = tmp_path / "r.toml"
     text = '[[step]]\nkind = "prune"\nmethod = "magnitude"\nsparsity = {}\n'

@@ -13,7 +13,7 @@ from edgedl.cli import options
 @click.option("--data", metavar="DATA", help="Samples to calibrate and fine-tune on.")
 @click.option("--eval", "evaluation", metavar="DATA", help="Samples to judge each step on; default: those of --data.")
 @click.option("--set", "overrides", multiple=True, metavar="STEP.KEY=VALUE", help="Change one value of the recipe.")
-@click.option("--target", metavar="T", help="Device profile: an id or a .toml.")
+@click.option("--target", metavar="T", help="Device profile, an id or a .toml: the latency there, predicted.")
 @options.out("The model to write, .keras.")
 @options.model_loading
 @options.seed

@@ -221,7 +221,8 @@ def compression(rows: list[Any]) -> list[Any]:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("step", no_wrap=True)
     metric = title(rows[0].metric) if rows[0].metric else "score"
-    for heading in ("params", "zeros", "MACs", metric, "lost", "file", "download", "latency", "time"):
+    there = ["on target"] if any(row.target_latency_ms is not None for row in rows) else []
+    for heading in ("params", "zeros", "MACs", metric, "lost", "file", "download", "latency", *there, "time"):
         table.add_column(heading, no_wrap=True, justify="right")
     for row in rows:
         is_judged = row.drop is not None and row is not rows[0]
@@ -235,6 +236,7 @@ def compression(rows: list[Any]) -> list[Any]:
             number(row.size_bytes, "bytes"),
             number(row.compressed_bytes, "bytes"),
             number(row.latency_ms, "ms"),
+            *(number(row.target_latency_ms, "ms") for _ in there),
             f"{row.seconds:.0f} s",
         )
     return [table, *(f"{row.step} gained: {row.gains}" for row in rows[1:])]
