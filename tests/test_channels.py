@@ -46,13 +46,6 @@ def small(norm=True):
     return keras.Model(image, K.Dense(3, activation="softmax", name="kind")(K.GlobalAveragePooling2D()(x)))
 
 
-def test_what_is_left_undone_without_data_is_said():
-    _, said = run(small(), sparsity=0.3)
-    assert any("no data: kernels were not fitted, statistics are those of before" in line for line in said)
-    with pytest.raises(InputError, match="per_cost weighs channels by what they save of a goal"):
-        run(small(), sparsity=0.3, per_cost=True)
-
-
 def striped(count=240, seed=0):
     """Noise, with columns or rows of stripes or none."""
     random = np.random.default_rng(seed)
@@ -72,6 +65,13 @@ def run(model, data=None, **kwargs):
 
 def macs(model):
     return sum(row["macs"] for row in table(model))
+
+
+def test_what_is_left_undone_without_data_is_said():
+    _, said = run(small(), sparsity=0.3)
+    assert any("no data: kernels were not fitted, statistics are those of before" in line for line in said)
+    with pytest.raises(InputError, match="per_cost weighs channels by what they save of a goal"):
+        run(small(), sparsity=0.3, per_cost=True)
 
 
 def test_groups_follow_adds_concats_and_depthwise():

@@ -7,13 +7,11 @@ values outside a range pass them on to the range, where that is trained. Jacob e
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
@@ -189,11 +187,6 @@ class KernelLayer(_Carrier):
     def scales(self) -> Array:
         """The step of each channel's codes, float32, in the shape of the kernel with the summed axes 1."""
         return kernel_scales(self.variable.numpy(), self.summed, self.top)
-
-    def matrix(self, kernel: Array) -> Array:
-        """A kernel as (weights of a channel, channels)."""
-        first = np.moveaxis(kernel, self.summed, range(len(self.summed)))
-        return first.reshape(math.prod(first.shape[: len(self.summed)]), -1)
 
     def on_grid(self, *, training: bool) -> Any:
         """The kernel of its codes, float32; in training gradients pass straight through the rounding."""

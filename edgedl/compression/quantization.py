@@ -16,6 +16,7 @@ from edgedl.compression.base import Context, fine_tune
 from edgedl.compression.fake_quant import Adapt, FakeQuantize, KernelLayer, as_float
 from edgedl.compression.fake_quant_graph import AFFINE, prepared, quantized
 from edgedl.compression.fold import fold
+from edgedl.compression.kernels import all_kernels
 from edgedl.compression.placement import Plan, is_real, plan, weights_alone
 from edgedl.compression.preservation import preserved, shared_values
 from edgedl.compression.quantize import Options
@@ -228,10 +229,11 @@ def _adaround(model: keras.Model, samples: _Samples, context: Context) -> None:
     from edgedl.agent import progress
 
     layers, layerwise = _kernels(model), _Layerwise(model, samples)
+    shared = {id(k.variable) for k in all_kernels(model) if shared_values(k.matrix(k.read())) is not None}
     for i, layer in enumerate(layers):
         progress("rounding", i, len(layers))
         kernel, scales = layer.variable.numpy(), layer.scales
-        if rounding.is_on_grid(kernel, scales) or shared_values(layer.matrix(kernel)) is not None:
+        if rounding.is_on_grid(kernel, scales) or id(layer.variable) in shared:
             continue
         found = list(layerwise.pairs(layer))
         common = [slice(min(sizes)) for sizes in zip(*(x.shape[1:] for x, _ in found), strict=True)]  # of its calls
