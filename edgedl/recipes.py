@@ -95,7 +95,7 @@ class Step:
 def refuse_training(step: Step) -> None:
     """The `check` of options whose step trains nothing. Raises ValueError where it is told to."""
     if step.training is not None:
-        message = "training: this step only removes what is not needed; give training to a later step"
+        message = "training: this step trains nothing; give training to a later step"
         raise ValueError(message)
 
 
@@ -106,6 +106,13 @@ class Recipe:
     name: str
     steps: tuple[Step, ...]
     about: str = ""
+
+    def teaches(self, number: int) -> bool:
+        """Whether what step `number` (from 0) makes is the teacher of later ones.
+
+        Else that is the original model; where the first steps mend batch-norm statistics, it is mended too.
+        """
+        return all(step.kind == "batch_norm" for step in self.steps[: number + 1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,7 @@ def test_set_wants_one_step(write):
             r"step 2 \(prune\): method must be one of .*; got 'chanels' \(did you mean 'channels'",
         ),
         ("fold.kind=fodl", r"step 1 \(fodl\): no plugin does kind 'fodl' \(did you mean 'fold'\?\); allowed: "),
-        ("fold.training.epochs=2", r"step 1 \(fold\): training: this step only removes what is not needed; give train"),
+        ("fold.training.epochs=2", r"step 1 \(fold\): training: this step trains nothing; give train"),
         ("fold.kind=3", r"step 1: kind must be one of .*fold.*, got 3"),
         ("fold.method=quick", r"step 1 \(fold\): kind 'fold' has no methods; leave method = 'quick' out"),
         ("prune.match=3", r"step 2 \(prune\): match must be a string or an array, each a string, got 3"),
@@ -116,7 +116,7 @@ def test_an_average_has_no_best_epoch(write):
 
 
 def test_dead_channels_go_without_training(write):
-    with pytest.raises(InputError, match=r"step 1 \(prune\): training: this step only removes what is not needed"):
+    with pytest.raises(InputError, match=r"step 1 \(prune\): training: this step trains nothing"):
         recipes.load(write('[[step]]\nkind = "prune"\nmethod = "dead"\ntraining = { epochs = 2 }\n'))
 
 

@@ -208,6 +208,16 @@ def thawed(model: keras.Model) -> Iterator[list[str]]:
         _set_trainable(frozen, variables, value=False)
 
 
+@contextlib.contextmanager
+def _frozen(layers: Sequence[Any]) -> Iterator[None]:
+    """Meanwhile they are not trainable; to be used within `thawed`."""
+    _set_trainable(layers, (), value=False)
+    try:
+        yield
+    finally:
+        _set_trainable(layers, (), value=True)
+
+
 def _set_trainable(layers: Sequence[Any], variables: Sequence[Any], *, value: bool) -> None:
     """Of each by itself: Keras's own setter would reach what lies in a layer, such as ranges that stay."""
     for layer in layers:
@@ -296,24 +306,38 @@ class _Guard:
         return InputError(f"{context.step.where}: {error}; {kept}")
 
 
-def re_estimate_batch_norm(model: keras.Model, data: Data, *, seed: int = 0, samples: int = BATCH_NORM_SAMPLES) -> int:
-    """Set the statistics of every batch normalization to those of the data, in place. Returns how many there are.
+def batch_norms(model: keras.Model) -> list[Any]:
+    """Its batch normalizations, those of nested models too."""
+    return [op for op in operations(model) if type(op).__name__ == "BatchNormalization"]
+
+
+def re_estimate_batch_norm(
+    model: keras.Model,
+    data: Data,
+    *,
+    seed: int = 0,
+    samples: int = BATCH_NORM_SAMPLES,
+    layers: Sequence[Any] | None = None,
+) -> int:
+    """Set the statistics of batch normalizations (None: all) to those of the data, in place. Returns how many.
 
     The mean over seeded batches of their means and variances, each with the same weight, as stochastic weight
     averaging does it (Izmailov et al., arXiv:1803.05407, section 3.2); at most `samples` are taken. Without data or
-    such layers nothing happens.
+    such layers nothing happens. Layers that are not chosen normalize as they do when the model answers.
     """
     import tensorflow as tf
 
-    layers = [op for op in operations(model) if type(op).__name__ == "BatchNormalization"]
+    present = batch_norms(model)
+    layers = present if layers is None else layers
     if not layers or data is None or not data.count:
         return 0
+    others = [layer for layer in present if not any(layer is chosen for chosen in layers)]
     rng = np.random.default_rng([seed, 2])
     chosen = rng.permutation(data.count)[:samples]
     before = [layer.momentum for layer in layers]
     dtypes = {spec.name: spec.dtype for spec in specs(model)[0]}
     try:
-        with thawed(model):
+        with thawed(model), _frozen(others):
             for i, rows in enumerate(batches(chosen, BATCH_NORM_BATCH)):
                 for layer in layers:
                     layer.momentum = i / (i + 1)

@@ -79,7 +79,7 @@ class Dead:
                 what="convolution or Dense layer",
             )
             chosen = {layer.name for layer in layers}
-        seen = _sampled(data, options, context.seed) if options.on_data else None
+        seen = data.drawn(options.samples, context.seed) if data and options.on_data else None
         slim, found = remove(flat, seen, options, chosen=chosen, skip=context.step.skip)
         if not found:
             context.say(f"{where}: no dead or constant channels")
@@ -89,14 +89,6 @@ class Dead:
         parts = [f"{row['layer']} {row['nothing'] + row['constant']} of {row['channels']}" for row in found]
         context.say(f"{where}: removed {', '.join(parts)}; the outputs moved by at most {moved:.2g} {by}")
         return slim
-
-
-def _sampled(data: Data, options: Options, seed: int) -> TrainingData | None:
-    if data is None or data.count <= options.samples:
-        return data
-    rows = np.arange(data.count) if data.rows is None else data.rows
-    drawn = np.sort(np.random.default_rng([seed, 5]).permutation(data.count)[: options.samples])
-    return TrainingData(inputs=data.inputs, targets=data.targets, rows=rows[drawn])
 
 
 def remove(
@@ -236,4 +228,4 @@ def report(model: keras.Model, data: TrainingData | None = None) -> list[dict[st
     """What `prune.dead` would remove, layer by layer: {"layer", "channels", "nothing", "constant"}."""
     options = Options()
     flat = graph.flattened(model)
-    return remove(flat, _sampled(data, options, 0), options)[1]
+    return remove(flat, data.drawn(options.samples, 0) if data else None, options)[1]

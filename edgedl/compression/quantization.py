@@ -107,8 +107,8 @@ class _Samples:
     """The drawn samples, as the model takes them."""
 
     def __init__(self, model: keras.Model, data: TrainingData, count: int, seed: int) -> None:
-        chosen = np.sort(np.random.default_rng([seed, 5]).permutation(data.count)[:count])
-        inputs, _ = data.take(chosen)
+        drawn = data.drawn(count, seed)
+        inputs, _ = drawn.take(np.arange(drawn.count))
         self.arrays = [inputs[spec.name].astype(spec.dtype) for spec in specs(model)[0]]
         self.model, self.seed = model, seed
 

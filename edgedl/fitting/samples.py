@@ -44,6 +44,14 @@ class TrainingData:
             _let_go(array)
         return taken[0], taken[1]
 
+    def drawn(self, most: int, seed: int) -> TrainingData:
+        """All samples, or `most` of them, drawn with the seed."""
+        if self.count <= most:
+            return self
+        rows = np.arange(self.count) if self.rows is None else self.rows
+        chosen = np.sort(np.random.default_rng([seed, 5]).permutation(self.count)[:most])
+        return TrainingData(inputs=self.inputs, targets=self.targets, rows=rows[chosen])
+
     def split(self, fraction: float, seed: int) -> tuple[TrainingData, TrainingData]:
         """What is left, and the share held out: drawn with the seed, in proportion where the targets are classes."""
         held = _held_out(self, fraction, np.random.default_rng([seed, 1]))
