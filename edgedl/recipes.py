@@ -31,12 +31,15 @@ class Distill:
     `features` are layer patterns whose outputs the student imitates too: `feature_weight` times the mean over them of
     the squared error as a share of the teacher's mean square. Among them auto is the last layer of each height x width
     that is as wide in both (`edgedl.compression.features`), or none.
+    `statistics` data gives the teacher the batch-norm statistics of the data (`edgedl.compression.normalization`) as
+    long as it teaches; of augmented samples only flipped ones have the same.
     """
 
     temperature: Annotated[float, Within("(0, inf)")] = 3.0
     alpha: Annotated[float, Within("(0, 1]")] = 0.9
     features: tuple[str, ...] = ()
     feature_weight: Annotated[float, Within("(0, inf)")] = 1.0
+    statistics: Literal["own", "data"] = "own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,10 @@ class Training:
             raise ValueError(message)
         if self.average and self.schedule != "constant":
             message = f"average takes the place of a schedule: leave it or schedule = {self.schedule!r} out"
+            raise ValueError(message)
+        moving = [kind for kind in self.augment if kind != "flip"]
+        if moving and self.distill and self.distill.statistics == "data":
+            message = f"distill statistics of the data are not those of samples that {moving[0]} varies: leave one out"
             raise ValueError(message)
         for kind in self.augment:
             if kind in ("mixup", "auto") and (self.distill is None or self.distill.alpha < 1):
@@ -106,13 +113,6 @@ class Recipe:
     name: str
     steps: tuple[Step, ...]
     about: str = ""
-
-    def teaches(self, number: int) -> bool:
-        """Whether what step `number` (from 0) makes is the teacher of later ones.
-
-        Else that is the original model; where the first steps mend batch-norm statistics, it is mended too.
-        """
-        return all(step.kind == "batch_norm" for step in self.steps[: number + 1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,13 +125,12 @@ def compress(request: Request, out: Path, said: Callable[[str], None]) -> dict[s
             labelled = None if doing.arrays is None else bool(doing.arrays["targets"])
             recipes.check_data(step.training, step.where, labelled=labelled)
     _measure(doing, "original", original, original, 0.0, _unjudged(doing, original))
-    model, teacher, chain = original, original, [__version__, original.sha256, _sha256(doing.arrays), request.seed]
+    model, chain = original, [__version__, original.sha256, _sha256(doing.arrays), request.seed]
     if doing.target:
         chain.append(repr(doing.target))
     for number, step in enumerate(recipe.steps):
         chain.append(repr(replace(step, where="")))
-        model, told = _step(doing, number, model, teacher, chain)
-        teacher = model if recipe.teaches(number) else teacher
+        model, told = _step(doing, number, model, original, chain)
         _measure(doing, f"{number + 1} {step.compressor}", model, original, told["seconds"], told["notes"])
     told = {"recipe": recipe.name, "sha256": model.sha256, "rows": doing.rows}
     with artifacts.staged(out, force=True) as part:
@@ -177,7 +176,7 @@ def _sha256(arrays: dict[str, Any] | None) -> str:
 
 
 def _step(
-    doing: _Doing, number: int, model: ModelFile, teacher: ModelFile, chain: Sequence[Any]
+    doing: _Doing, number: int, model: ModelFile, original: ModelFile, chain: Sequence[Any]
 ) -> tuple[ModelFile, dict[str, Any]]:
     """The model after a step, from the cache where the same was done before, and what the step told."""
     request = doing.request
@@ -191,9 +190,9 @@ def _step(
         told["notes"] = [n.replace(told["where"], doing.recipe.steps[number].where) for n in told["notes"]]
         return _opened(request, made), told
     place.mkdir(parents=True, exist_ok=True)
-    overrides, notes = _goal_met(doing, number, model, teacher, made.with_name("tried.keras"))
+    overrides, notes = _goal_met(doing, number, model, original, made.with_name("tried.keras"))
     doing.said(f"step {number + 1} ...")
-    told = _child(doing, number, model, teacher, made, folder=place / "checkpoint", more=overrides)
+    told = _child(doing, number, model, original, made, folder=place / "checkpoint", more=overrides)
     told |= {"notes": [*notes, *told["notes"]], "where": doing.recipe.steps[number].where}
     written = made.with_name(told_file.name)
     written.write_text(json.dumps(told), encoding="utf-8")
@@ -206,7 +205,7 @@ def _child(
     doing: _Doing,
     number: int,
     model: ModelFile,
-    teacher: ModelFile,
+    original: ModelFile,
     out: Path,
     *,
     more: Sequence[str],
@@ -216,7 +215,7 @@ def _child(
     request = doing.request
     arguments = {
         "model": str(model.path),
-        "teacher": str(teacher.path),
+        "teacher": str(original.path),
         "recipe": request.recipe,
         "overrides": [*request.overrides, *more],
         "number": number,
@@ -229,7 +228,7 @@ def _child(
         "custom_objects": request.custom_objects,
     }
     onednn = folder is not None and _is_long(doing, number, model)
-    onednn = onednn and all(m.facts["trains_with_onednn"] for m in (model, teacher))
+    onednn = onednn and all(m.facts["trains_with_onednn"] for m in (model, original))
     return model_file.train("edgedl.compression.child:step", arguments, onednn=onednn)
 
 
@@ -240,7 +239,7 @@ def _is_long(doing: _Doing, number: int, model: ModelFile) -> bool:
 
 
 def _goal_met(
-    doing: _Doing, number: int, model: ModelFile, teacher: ModelFile, tried: Path
+    doing: _Doing, number: int, model: ModelFile, original: ModelFile, tried: Path
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The overrides that turn a step's latency goal into one of MACs, found by trying, and a note; or nothing."""
     step = doing.recipe.steps[number]
@@ -262,7 +261,7 @@ def _goal_met(
 
     def latency_of(share: float) -> float:
         doing.said(f"step {number + 1}: trying {share:.1%} of the MACs ...")
-        _child(doing, number, model, teacher, tried, more=(override(share), f"{number + 1}.iterations=1"))
+        _child(doing, number, model, original, tried, more=(override(share), f"{number + 1}.iterations=1"))
         now, then = _timings(exported(_opened(doing.request, tried)), before)
         return now.latency_ms / then.latency_ms
 

@@ -8,9 +8,9 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 
 from edgedl import compression, graph, recipes
-from edgedl.compression.base import re_estimate_batch_norm
 from edgedl.compression.groups import channel_groups, families
 from edgedl.compression.importance import first_order, l1_norms, of_groups, relative
+from edgedl.compression.normalization import re_estimate_batch_norm
 from edgedl.compression.removal import Costs, removed, sliced
 from edgedl.errors import InputError, UnsupportedError
 from edgedl.fitting.samples import TrainingData

@@ -5,7 +5,8 @@ from students import context, network, samples
 
 from edgedl import compression, recipes
 from edgedl.compression.augmentation import Augmented
-from edgedl.compression.base import _Guard, fine_tune, matching_layers, re_estimate_batch_norm
+from edgedl.compression.base import _Guard, fine_tune, matching_layers
+from edgedl.compression.normalization import re_estimate_batch_norm
 from edgedl.errors import InputError
 from edgedl.fitting.samples import TrainingData
 from edgedl.recipes import Distill, Training

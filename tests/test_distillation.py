@@ -4,9 +4,10 @@ import pytest
 from students import context, network, samples
 
 from edgedl import compression, graph, recipes
-from edgedl.compression.base import _Guard, fine_tune, re_estimate_batch_norm
+from edgedl.compression.base import _Guard, fine_tune
 from edgedl.compression.distillation import Teaching, softened_binary_divergence, softened_divergence
 from edgedl.compression.features import imitated
+from edgedl.compression.normalization import re_estimate_batch_norm
 from edgedl.errors import InputError
 from edgedl.fitting.samples import TrainingData
 from edgedl.recipes import Distill, Training

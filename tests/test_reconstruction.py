@@ -12,7 +12,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 
 from edgedl import compression, recipes
-from edgedl.compression.base import re_estimate_batch_norm
+from edgedl.compression.normalization import re_estimate_batch_norm
 from edgedl.compression.reconstruction import LARGEST, Moments, linear, patches
 from edgedl.fitting.samples import TrainingData
 

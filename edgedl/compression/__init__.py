@@ -32,8 +32,7 @@ def run(
     start: int = 0,
     teacher: keras.Model | None = None,
 ) -> keras.Model:
-    """The model after the recipe; the caller's stays as it is. `teacher` is what it was before the first step, or
-    after those that open the recipe and only mend it (`Recipe.teaches`).
+    """The model after the recipe; the caller's stays as it is. `teacher` is what it was before the first step.
 
     Every step may keep checkpoints in a folder of its own below `folder`. `after` is called with each step, the model
     it made and its number (from 0); a caller that kept those models goes on with `start` and the `teacher`. Raises
@@ -61,8 +60,6 @@ def run(
         except _untaken() as e:
             message = f"{step.where}: model {model.name!r} cannot be taken ({type(e).__name__}: {first_line(e)})"
             raise UnsupportedError(message) from e
-        if recipe.teaches(number):
-            teacher = model
         if after:
             after(step, model, number)
     return model

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 from edgedl.compression.augmentation import Augmented, check_labels
 from edgedl.compression.distillation import Teaching
 from edgedl.compression.features import AUTO
+from edgedl.compression.normalization import mend_batch_norm, re_estimate_batch_norm, thawed
 from edgedl.errors import InputError
 from edgedl.fitting import FitOptions, FitResult, OnStep, fit
 from edgedl.fitting.checkpoints import Checkpoint
-from edgedl.fitting.losses import packed
-from edgedl.fitting.samples import TrainingData, batches
+from edgedl.fitting.samples import TrainingData
 from edgedl.models import specs
+from edgedl.models.cleaning import copy_of
 from edgedl.models.saving import save
 from edgedl.models.tensors import operations, with_outputs
 from edgedl.recipes import Distill, Step, Training, check_data
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Data = TrainingData | None
-BATCH_NORM_SAMPLES = 2048  # enough for a mean and a variance a channel
-BATCH_NORM_BATCH = 128
 SMALL = 0.1  # of the size that an initialized channel has: below it a channel moves in proportion
 
 
@@ -186,44 +184,17 @@ def _teaching(model: keras.Model, options: Distill, data: TrainingData, context:
     if context.teacher is None:
         message = f"{where}: distill needs the original model as teacher, and there is none"
         raise InputError(message)
-    teaching = Teaching(model, context.teacher, options, data, where)
+    teacher = context.teacher
+    if options.statistics == "data":
+        teacher = copy_of(teacher)
+        context.say(f"{where}: the teacher: {mend_batch_norm(teacher, data, seed=context.seed)}")
+    teaching = Teaching(model, teacher, options, data, where)
     if plain := [name for name, kind in teaching.kinds.items() if kind == "values"]:
         why = "neither probabilities nor logits of labelled classes"
         context.say(f"{where}: imitated by squared error, without temperature, as {why}: {_listed(plain)}")
     if AUTO in options.features:
         context.say(f"{where}: distill features auto: {_listed(teaching.features)}")
     return teaching
-
-
-@contextlib.contextmanager
-def thawed(model: keras.Model) -> Iterator[list[str]]:
-    """The names of the layers with weights that the user froze, which train meanwhile; settled ranges stay."""
-    frozen = [op for op in operations(model) if getattr(op, "trainable", True) is False]
-    frozen = [op for op in frozen if type(op).__name__ != "FakeQuantize"]
-    variables = [v for op in frozen for v in getattr(op, "_trainable_variables", ()) if not v.trainable]
-    try:
-        _set_trainable(frozen, variables, value=True)
-        yield [op.name for op in frozen if getattr(op, "_trainable_variables", ())]
-    finally:
-        _set_trainable(frozen, variables, value=False)
-
-
-@contextlib.contextmanager
-def _frozen(layers: Sequence[Any]) -> Iterator[None]:
-    """Meanwhile they are not trainable; to be used within `thawed`."""
-    _set_trainable(layers, (), value=False)
-    try:
-        yield
-    finally:
-        _set_trainable(layers, (), value=True)
-
-
-def _set_trainable(layers: Sequence[Any], variables: Sequence[Any], *, value: bool) -> None:
-    """Of each by itself: Keras's own setter would reach what lies in a layer, such as ranges that stay."""
-    for layer in layers:
-        layer._trainable = value
-    for variable in variables:
-        variable.trainable = value
 
 
 def _checkpoint(
@@ -304,47 +275,3 @@ class _Guard:
             save(self.model, path)
             kept += f" in {path}"
         return InputError(f"{context.step.where}: {error}; {kept}")
-
-
-def batch_norms(model: keras.Model) -> list[Any]:
-    """Its batch normalizations, those of nested models too."""
-    return [op for op in operations(model) if type(op).__name__ == "BatchNormalization"]
-
-
-def re_estimate_batch_norm(
-    model: keras.Model,
-    data: Data,
-    *,
-    seed: int = 0,
-    samples: int = BATCH_NORM_SAMPLES,
-    layers: Sequence[Any] | None = None,
-) -> int:
-    """Set the statistics of batch normalizations (None: all) to those of the data, in place. Returns how many.
-
-    The mean over seeded batches of their means and variances, each with the same weight, as stochastic weight
-    averaging does it (Izmailov et al., arXiv:1803.05407, section 3.2); at most `samples` are taken. Without data or
-    such layers nothing happens. Layers that are not chosen normalize as they do when the model answers.
-    """
-    import tensorflow as tf
-
-    present = batch_norms(model)
-    layers = present if layers is None else layers
-    if not layers or data is None or not data.count:
-        return 0
-    others = [layer for layer in present if not any(layer is chosen for chosen in layers)]
-    rng = np.random.default_rng([seed, 2])
-    chosen = rng.permutation(data.count)[:samples]
-    before = [layer.momentum for layer in layers]
-    dtypes = {spec.name: spec.dtype for spec in specs(model)[0]}
-    try:
-        with thawed(model), _frozen(others):
-            for i, rows in enumerate(batches(chosen, BATCH_NORM_BATCH)):
-                for layer in layers:
-                    layer.momentum = i / (i + 1)
-                inputs, _ = data.take(np.sort(rows))
-                typed = [tf.cast(inputs[name], dtype) for name, dtype in dtypes.items()]
-                model(packed(model, typed), training=True)
-    finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.momentum = value
-    return len(layers)

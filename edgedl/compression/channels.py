@@ -18,15 +18,9 @@ import numpy as np
 from edgedl import graph
 from edgedl.compression import importance as criteria
 from edgedl.compression.allocation import ORDERS, Family, Scope
-from edgedl.compression.base import (
-    Context,
-    Data,
-    fine_tune,
-    matching_layers,
-    re_estimate_batch_norm,
-    require_data,
-)
+from edgedl.compression.base import Context, Data, fine_tune, matching_layers, require_data
 from edgedl.compression.groups import KERNELS, Groups, channel_groups, families
+from edgedl.compression.normalization import re_estimate_batch_norm
 from edgedl.compression.preservation import preserved
 from edgedl.compression.reconstruction import output_error, reconstruct
 from edgedl.compression.removal import Costs, macs_of, removed

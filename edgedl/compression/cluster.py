@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from edgedl.compression import clustering
-from edgedl.compression.base import Context, Data, fine_tune, re_estimate_batch_norm
+from edgedl.compression.base import Context, Data, fine_tune
 from edgedl.compression.fold import fold
-from edgedl.compression.kernels import Kernel, copy_of, kernels, share_text
+from edgedl.compression.kernels import Kernel, kernels, share_text
+from edgedl.compression.normalization import re_estimate_batch_norm
 from edgedl.compression.preservation import Steps, preserved
 from edgedl.compression.sharing import Centroids, Codes, StraightThrough, Values
 from edgedl.errors import EdgedlError, InputError
 from edgedl.graph import flattened
+from edgedl.models.cleaning import copy_of
 from edgedl.models.tensors import graph_operations
 from edgedl.toml import Within
 

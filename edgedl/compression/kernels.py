@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedl.compression.base import Context, matching_layers
-from edgedl.errors import UnsupportedError
-from edgedl.models.cleaning import Copier
-from edgedl.models.tensors import is_graph, operations, quiet
+from edgedl.models.tensors import is_graph, operations
 
 if TYPE_CHECKING:
     import keras
@@ -116,18 +114,6 @@ def all_kernels(model: Any) -> list[Kernel]:
     keys = {id(v): key for key, v in keyed(model).items()}
     found = {k.key: k for op in operations(model) for k in _of(op, keys)}  # the innermost layer comes last, and counts
     return [found[key] for key in keyed(model) if key in found]
-
-
-def copy_of(model: keras.Model) -> keras.Model:
-    """A copy with weights of its own, nested models kept. Raises UnsupportedError naming a layer that has none."""
-    with quiet():
-        copy = Copier().copy(model)
-    mine = {id(v) for v in model.weights}
-    for op in operations(copy):
-        if op is not copy and not is_graph(op) and any(id(v) in mine for v in getattr(op, "weights", ())):
-            message = f"layer {op.name!r} ({type(op).__name__}) cannot be copied; give the class a get_config()"
-            raise UnsupportedError(message)
-    return copy
 
 
 def share_text(kernels: Sequence[Kernel]) -> str:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from edgedl.compression import sparsity
-from edgedl.compression.base import Context, Data, fine_tune, re_estimate_batch_norm
-from edgedl.compression.kernels import Kernel, copy_of, kernels, keyed, share_text
+from edgedl.compression.base import Context, Data, fine_tune
+from edgedl.compression.kernels import Kernel, kernels, keyed, share_text
 from edgedl.compression.masks import Hold, zeros
+from edgedl.compression.normalization import re_estimate_batch_norm
 from edgedl.compression.preservation import Steps, preserved
 from edgedl.compression.sparsity import Mask, Schedule
 from edgedl.errors import InputError
+from edgedl.models.cleaning import copy_of
 from edgedl.models.tensors import operations
 from edgedl.recipes import Step, Training
 from edgedl.toml import Within

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedl.compression.base import re_estimate_batch_norm
 from edgedl.compression.groups import Groups, Use
+from edgedl.compression.normalization import re_estimate_batch_norm
 from edgedl.compression.preservation import shared_codes, shared_values
 from edgedl.fitting.samples import TrainingData, batches
 from edgedl.graph import Graph

@@ -120,6 +120,18 @@ def _is_droppable(layer: Any) -> bool:
     return type(layer).__name__ in TRAINING_ONLY
 
 
+def copy_of(model: keras.Model) -> keras.Model:
+    """A copy with weights of its own, nested models kept. Raises UnsupportedError naming a layer that has none."""
+    with quiet():
+        copy = Copier().copy(model)
+    mine = {id(v) for v in model.weights}
+    for op in operations(copy):
+        if op is not copy and not is_graph(op) and any(id(v) in mine for v in getattr(op, "weights", ())):
+            message = f"layer {op.name!r} ({type(op).__name__}) cannot be copied; give the class a get_config()"
+            raise UnsupportedError(message)
+    return copy
+
+
 class Copier:
     """Makes a model again from copies of its layers, weights included, or (`take`, twice as fast) from the layers
     themselves, which leaves the old model unusable.
