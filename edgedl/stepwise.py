@@ -302,10 +302,15 @@ def _measure(
 
 
 def _gains(before: Row, after: Row, *, quicker: bool) -> str:
-    """What a step gained, in words: less to flash and run, less for a store to send, or nothing."""
+    """What a step gained, in words: less to flash and run, less for a store to send, a better score, or nothing.
+
+    A score is better where the whole interval of what was lost lies below what was lost before.
+    """
     named = {"file": "size_bytes", "MACs": "macs", "download": "compressed_bytes"}
     smaller = {word: _smaller(getattr(before, name), getattr(after, name)) for word, name in named.items()}
-    won = [word for word in ("file", "MACs", "latency", "download") if (smaller | {"latency": quicker})[word]]
+    better = before.drop is not None and after.high is not None and after.high < before.drop
+    told = smaller | {"latency": quicker, "score": better}
+    won = [word for word in ("file", "MACs", "latency", "download", "score") if told[word]]
     if won == ["download"]:
         return "download alone: the file on flash and its time stay"
     return ", ".join(won) or "nothing on this target"

@@ -267,6 +267,12 @@ def test_a_step_is_quicker_where_turns_show_it():
     )
 
 
+@pytest.mark.parametrize(("high", "gained"), [(-0.001, "score"), (0.001, "nothing on this target")])
+def test_a_step_has_a_better_score_where_its_interval_shows_it(high, gained):
+    row = stepwise.Row(step="1", parameters=1, zeros=0.0, macs=100, score=0.8, drop=0.0, low=0.0, high=0.0)
+    assert stepwise._gains(row, replace(row, drop=-0.02, low=-0.04, high=high), quicker=False) == gained
+
+
 def test_compress_takes_the_users_own_model_in_a_notebook(normed):
     import keras
 
