@@ -102,3 +102,17 @@ def test_int8_on_an_emulated_core_gives_what_the_host_gives(cli, shared, folder,
     (parity,) = json.loads((tmp_path / "report" / "report.json").read_text())["details"]["parity"]
     assert parity["max_abs"] <= 1 / 256  # a step of its softmax, whose output is given as floats
     assert parity["differing"] <= 0.001
+
+
+def test_the_recipe_int8_mends_the_batch_norm_statistics_without_labels(cli, shared, tmp_path):
+    np.savez(tmp_path / "images.npz", x=np.load(shared / "cifar10" / "train.npz")["x"])
+    model, out = shared / "mlperf_tiny" / "ic" / "pretrainedResnet.h5", tmp_path / "int8.keras"
+    data = ("--data", tmp_path / "images.npz", "--eval", shared / "cifar10" / "test.npz")
+    answer = cli("compress", model, "--recipe", "int8", *data, "-o", out, "--json")
+    assert answer.code == 0, answer.err
+    original, mended, quantized = answer.json["rows"]
+    assert (original["step"], mended["step"]) == ("original", "1 batch_norm")
+    assert original["score"] == pytest.approx(0.8686, abs=1e-4)
+    assert mended["score"] == pytest.approx(0.8834, abs=2e-3)
+    assert mended["gains"] == "score"
+    assert quantized["score"] > 0.875
