@@ -39,7 +39,7 @@ def test_statistics_are_those_of_the_data_and_nothing_else_moves():
     assert all((new.get_layer("conv").get_weights()[i] == w).all() for i, w in enumerate(model.layers[0].get_weights()))
     assert (statistics(model)[0] == 0).all()  # the user's own stays as it is
     assert told == [
-        "r.toml: step 1 (batch_norm): statistics of 1 batch normalizations re-estimated on the data; it has no labels "
+        "r.toml: step 1 (batch_norm): statistics of 1 batch normalization re-estimated on the data; it has no labels "
         "that say whether they are better"
     ]
 

@@ -116,13 +116,12 @@ def mend_batch_norm(
     layers = [layer for layer in (batch_norms(model) if layers is None else layers) if layer.trainable]
     seen = data.drawn(samples, seed)
     if not layers or seen.count < FEWEST:
-        return (
-            f"{'no batch normalization that is not frozen' if not layers else f'fewer than {FEWEST} samples'}: {KEPT}"
-        )
+        found = f"fewer than {FEWEST} samples" if layers else "no batch normalization that is not frozen"
+        return f"{found}: {KEPT}"
     before, weights = _loss(model, seen), model.get_weights()
     re_estimate_batch_norm(model, seen, seed=seed, samples=samples, layers=layers)
     after = _loss(model, seen)
-    told = f"statistics of {len(layers)} batch normalizations re-estimated on the data"
+    told = f"statistics of {len(layers)} batch normalization{'s' * (len(layers) > 1)} re-estimated on the data"
     if before is None or after is None:
         return f"{told}; it has no labels that say whether they are better"
     if after > before:
