@@ -7,6 +7,7 @@ from students import network, samples
 from edgedl import compression, recipes
 from edgedl.errors import InputError
 
+HALF = {"kind": "prune", "method": "magnitude", "sparsity": 0.5}
 TAUGHT = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 32, "distill": {"alpha": 1}}
 
 
@@ -16,10 +17,8 @@ def run(model, *steps, data=None):
 
 def test_fine_tune_trains_all_layers_and_leaves_zeros():
     model = network()
-    pruned = run(model, {"kind": "prune", "method": "magnitude", "sparsity": 0.5})
-    tuned = run(
-        model, {"kind": "prune", "method": "magnitude", "sparsity": 0.5}, {"kind": "fine_tune", "training": TAUGHT}
-    )
+    pruned = run(model, HALF)
+    tuned = run(model, HALF, {"kind": "fine_tune", "training": TAUGHT})
     for layer in ("conv", "kind"):
         before, after = (m.get_layer(layer).kernel.numpy() for m in (pruned, tuned))
         np.testing.assert_array_equal(before == 0, after == 0)

@@ -53,6 +53,6 @@ class BatchNorm:
             step.match,
             step.skip,
             where=step.where,
-            able=lambda layer: any(layer is norm for norm in able),
+            able=lambda layer: layer in able,
             what="batch normalization",
         )

@@ -86,7 +86,7 @@ def re_estimate_batch_norm(
     layers = present if layers is None else layers
     if not layers or data is None or not data.count:
         return 0
-    others = [layer for layer in present if not any(layer is chosen for chosen in layers)]
+    others = [layer for layer in present if layer not in layers]
     rng = np.random.default_rng([seed, 2])
     chosen = rng.permutation(data.count)[:samples]
     before = [layer.momentum for layer in layers]
